@@ -1,0 +1,298 @@
+"""Normal forms: every linear memory is a union of Jordan block propagators, and which ones are the same.
+
+A reachable (B, a) of k units is, up to a change of basis Q, its k eigenvalues: the union of one M_m(λ) per
+real eigenvalue and one CM_m(γ) per conjugate pair, all different (arXiv 2402.15262, Theorem 5.3; corrected
+statement: spec, section 3). So
+
+    M(.9) + M(.9) = M(.9)     M_2(.6) + M(.6) = M_2(.6)     CM(γ) + CM(γ*) = CM(γ)
+
+    normal_form(p)         that union, and the change of units that leads to it
+    equivalent(p, q)       whether two propagators give the same optimizer in different units
+    change_of_units(p, q)  the map of states (M, L) -> (M Q, Q⁻¹ L) between them
+
+Eigenvalues of a defective B split by eps^(1/m), so they are not compared; instead nearby ones are merged and
+the result is judged by what matters, the abstract rules aᵀ Bⁱ, matched by least squares.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.csgraph
+from numpy.typing import ArrayLike, NDArray
+
+from rllc.propagator import CM, Array, M, Propagator, jordan_blocks
+
+__all__ = ["ChangeOfUnits", "NormalForm", "NormalFormError", "change_of_units", "equivalent", "normal_form"]
+
+Blocks = tuple[tuple[complex, int], ...]
+
+# Fewest merges first: 0, then half decades (spec, section 3). Eigenvalues live on the scale 1.
+GAPS = (0.0, *(10 ** (half / 2) for half in range(-24, -1)))
+RULE_TOL = 1e-9
+MAX_UNIT_COND = 1e5
+REAL_AXIS = 1e-13
+FORGOTTEN = 1e-17
+# Rules are compared on this many gradients at most; the k first determine them, so this only saves time.
+MAX_LAGS = 50_000
+# Trailing digits are dropped where the rules do not get worse by it.
+DECIMALS = 12
+
+
+class NormalFormError(ValueError):
+    """The units of every possible normal form would be too nearly dependent to be computed with."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChangeOfUnits:
+    """The map of states (M, L) -> (M Q, Q⁻¹ L) from k units to k' (Lemma 3.8, corrected).
+
+    Q is invertible where all units are reachable. Otherwise Q Q⁻¹ is the projection onto the reachable
+    part, on which memory from M_0 = 0 stays: M Q Q⁻¹ = M, and M (Q Q⁻¹ L) = M L.
+
+    Args:
+        Q: (k, k').
+        Q_inv: (k', k).
+    """
+
+    Q: Array
+    Q_inv: Array
+
+    @property
+    def inverse(self) -> ChangeOfUnits:
+        """The map back, (M, L) -> (M Q⁻¹, Q L)."""
+        return ChangeOfUnits(self.Q_inv, self.Q)
+
+    def states(self, M: ArrayLike, L: ArrayLike) -> tuple[Array, Array]:
+        """(M Q, Q⁻¹ L) for memory M (n, k) and law L (k,): another state, the same step M L.
+
+        Raises:
+            ValueError: M or L does not have k units.
+        """
+        M, L = np.asarray(M, dtype=np.float64), np.asarray(L, dtype=np.float64)
+        k = len(self.Q)
+        if M.ndim != 2 or M.shape[1] != k or L.shape != (k,):
+            raise ValueError(f"a state of {k} units is M (n, {k}) and L ({k},); got {M.shape} and {L.shape}")
+        return M @ self.Q, self.Q_inv @ L
+
+
+@dataclass(frozen=True, eq=False)
+class NormalForm:
+    """A propagator's normal form: a union of Jordan block propagators with different eigenvalues.
+
+    Attributes:
+        propagator: the union, r units; its repr is the paper's notation. Real blocks come first, then by
+            falling modulus; complex ones have Im γ > 0.
+        P: (k, r) isometry onto the reachable part, M = M_r Pᵀ.
+        Z: (r, r) with M_r = M_normal Z.
+        residual: largest relative error with which the normal units reproduce an abstract rule.
+        unit_cond: how nearly dependent the normal units are under white noise (1: orthonormal). A Gram
+            matrix has its square: keep the k x k work in float64 where this is above 100.
+    """
+
+    propagator: Propagator
+    P: Array
+    Z: Array
+    residual: float
+    unit_cond: float
+
+    @property
+    def Q(self) -> Array:
+        """Z⁻¹, (r, r): the normal units are M_normal = M_r Q."""
+        return np.linalg.inv(self.Z)
+
+    @property
+    def change(self) -> ChangeOfUnits:
+        """The map of states from the original k units to the r normal ones."""
+        return ChangeOfUnits(self.P @ self.Q, self.Z @ self.P.T)
+
+    def to_normal(self, M: ArrayLike, L: ArrayLike) -> tuple[Array, Array]:
+        """A state (M, L) of the original propagator in the normal units: (M P Q, Q⁻¹ Pᵀ L)."""
+        return self.change.states(M, L)
+
+    def from_normal(self, M: ArrayLike, L: ArrayLike) -> tuple[Array, Array]:
+        """A state (M, L) of the normal form in the original units: (M Q⁻¹ Pᵀ, P Q L)."""
+        return self.change.inverse.states(M, L)
+
+
+def normal_form(p: Propagator) -> NormalForm:
+    """The union of Jordan block propagators that p is equivalent to (Theorem 5.3; spec, section 3).
+
+    Unreachable units are dropped (r of k remain), eigenvalues nearer than a growing gap are merged into one
+    block, and the first union is taken whose rules span those of p to a relative error of 1e-9 and whose
+    units are well enough conditioned (unit_cond <= 1e5). Merging at a gap d changes rules by only O(d²).
+
+    Raises:
+        NormalFormError: no such union exists in float64, as for many eigenvalues close together; the
+            message says what to do.
+        ValueError: a = 0, so that no gradient ever enters the memory.
+    """
+    P, reached = p.reachable()
+    rules = _rules(reached)
+    why_not = []
+    for blocks in _candidates(reached.eigenvalues):
+        target = _union(blocks)
+        unit_cond = _unit_cond(target)
+        if unit_cond > MAX_UNIT_COND:
+            why_not.append(f"the units of {_name(target)} are nearly dependent (unit_cond over 1e5)")
+            continue
+        form = _fit(target, P, rules, unit_cond)
+        if form.residual <= RULE_TOL:
+            return form if _is_written(p, blocks) else _shortest(form, blocks, rules)
+        why_not.append(f"{_name(target)} has other rules (relative error {form.residual:.1e})")
+    raise NormalFormError(
+        f"{_name(p)} has no normal form that float64 can compute with: {'; '.join(why_not[:2])}; run it in the"
+        " units it is given in, or move its eigenvalues apart"
+    )
+
+
+def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
+    """Whether p and q give the same optimizer up to a change of basis of their units (spec, section 3).
+
+    True if the reachable parts have the same size and each one's abstract rules are linear combinations of
+    the other's, to the relative error tol.
+    """
+    return _match(p, q)[1] <= tol
+
+
+def change_of_units(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> ChangeOfUnits:
+    """The map of states from the units of p to those of q, where the two are equivalent.
+
+    For reachable p and q it is the only Q with q = (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
+
+    Raises:
+        ValueError: p and q are not equivalent.
+    """
+    change, residual = _match(p, q)
+    if change is None or not residual <= tol:
+        raise ValueError(
+            f"no change of units leads from {_name(p)} to {_name(q)}: they are not equivalent (relative error"
+            f" of the rules {residual:.1e}, allowed {tol:.1e})"
+        )
+    return change
+
+
+def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
+    """The best map of states from p to q and the larger relative error of the rules, seen both ways."""
+    (P, p_reached), (P_, q_reached) = p.reachable(), q.reachable()
+    if p_reached.k != q_reached.k:
+        return None, math.inf
+    lags = max(_lags(p_reached), _lags(q_reached))
+    R, R_ = p_reached.abstract_rule(lags), q_reached.abstract_rule(lags)
+    (Q, there), (Z, back) = _combine(R, R_), _combine(R_, R)
+    return ChangeOfUnits(P @ Q @ P_.T, P_ @ Z @ P.T), max(there, back)
+
+
+def _rules(p: Propagator) -> Array:
+    return p.abstract_rule(_lags(p))
+
+
+def _lags(p: Propagator) -> int:
+    """N with ρᴺ < 1e-17, and at least 2k, which determine the rules."""
+    rho = p.spectral_radius
+    needed = math.log(FORGOTTEN) / math.log(rho) if rho > 0 else 0.0
+    return max(2 * p.k, min(math.ceil(needed), MAX_LAGS))
+
+
+def _combine(R: Array, wanted: Array) -> tuple[Array, float]:
+    """Z with R Z nearest to wanted, and the largest relative error of a column."""
+    scale = np.linalg.norm(R, axis=0)
+    orthonormal, triangle = np.linalg.qr(R / scale)
+    Z = scipy.linalg.solve_triangular(triangle, orthonormal.T @ wanted) / scale[:, None]
+    error = np.linalg.norm(R @ Z - wanted, axis=0) / np.linalg.norm(wanted, axis=0)
+    return Z, float(error.max())
+
+
+def _candidates(eigenvalues: NDArray[np.complex128]) -> Iterator[Blocks]:
+    """The blocks that each gap suggests, fewest merges first, each once."""
+    seen = set()
+    for gap in GAPS:
+        blocks = _blocks(eigenvalues, gap)
+        if blocks is not None and blocks not in seen:
+            seen.add(blocks)
+            yield blocks
+
+
+def _blocks(eigenvalues: NDArray[np.complex128], gap: float) -> Blocks | None:
+    """(eigenvalue, order) of each block; None if clusters of conjugates do not pair up."""
+    axis = max(gap, REAL_AXIS)
+    means = [(_mean(cluster), cluster.size) for cluster in _clusters(eigenvalues, gap)]
+    real = [(z.real, m) for z, m in means if abs(z.imag) <= axis]
+    upper = [(z, m) for z, m in means if z.imag > axis]
+    if sum(m for _, m in real) + 2 * sum(m for _, m in upper) != eigenvalues.size:
+        return None
+    return (*sorted(real, key=_place), *sorted(upper, key=_place))
+
+
+def _clusters(eigenvalues: NDArray[np.complex128], gap: float) -> Iterator[NDArray[np.complex128]]:
+    """Single-link clusters: chains of eigenvalues with steps of at most gap."""
+    near = abs(eigenvalues[:, None] - eigenvalues) <= gap
+    count, labels = scipy.sparse.csgraph.connected_components(near, directed=False)
+    for label in range(count):
+        yield eigenvalues[labels == label]
+
+
+def _mean(cluster: NDArray[np.complex128]) -> complex:
+    """The mean; of equal values exactly that value."""
+    return complex(cluster[0] + (cluster - cluster[0]).mean())
+
+
+def _place(block: tuple[complex, int]) -> tuple[float, float, float, int]:
+    z, m = block
+    return (-round(abs(z), DECIMALS), -z.real, -z.imag, -m)
+
+
+def _union(blocks: Blocks) -> Propagator:
+    written = (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
+    return functools.reduce(operator.or_, written)
+
+
+def _unit_cond(p: Propagator) -> float:
+    """max(√cond of the units' correlation matrix, largest over smallest unit) under white noise."""
+    gramian = p.gramian()
+    size = np.sqrt(np.diag(gramian))
+    values = np.linalg.eigvalsh(gramian / np.outer(size, size))
+    if values[0] <= 0:
+        return math.inf
+    return float(max(np.sqrt(values[-1] / values[0]), size.max() / size.min()))
+
+
+def _fit(target: Propagator, P: Array, rules: Array, unit_cond: float) -> NormalForm:
+    Z, residual = _combine(target.abstract_rule(len(rules)), rules)
+    return NormalForm(target, P, Z, residual, unit_cond)
+
+
+def _is_written(p: Propagator, blocks: Blocks) -> bool:
+    """Whether p itself is a union of these very blocks, so that every digit is meant."""
+    return sorted(jordan_blocks(p) or [], key=_place) == sorted(blocks, key=_place)
+
+
+def _shortest(form: NormalForm, blocks: Blocks, rules: Array) -> NormalForm:
+    """The form with its eigenvalues rounded, 0.6 for 0.6000000000000001, where that fits as well.
+
+    An eigenvalue's last bit changes a rule by about eps / (1 - ρ): so much is no difference.
+    """
+    rounded = tuple((_round(z), m) for z, m in blocks)
+    if any(not abs(z) < 1 or (isinstance(z, complex) and z.imag == 0) for z, _ in rounded):
+        return form
+    target = _union(rounded)
+    short = _fit(target, form.P, rules, _unit_cond(target))
+    rounding = 16 * np.finfo(float).eps / (1 - target.spectral_radius)
+    return short if short.residual <= max(2 * form.residual, rounding) else form
+
+
+def _round(z: complex) -> complex:
+    if isinstance(z, complex):
+        return complex(_round(z.real), _round(z.imag))
+    return round(z, DECIMALS) + 0.0  # no -0.0
+
+
+def _name(p: Propagator) -> str:
+    text = repr(p)
+    return text if len(text) <= 120 else f"this memory of {p.k} units"

@@ -1,0 +1,277 @@
+"""RLLC for JAX: an optax gradient transformation.
+
+    import optax
+    from rllc.optax import rllc
+    tx = rllc("M(0.9) + M(0)", learning_rate=0.1, law_learning_rate=0.01)
+
+A step is Algorithm 1 of arXiv 2402.15262 on the gradient g:
+
+    L <- L + c2 M⁺g,    M <- M B + g aᵀ,    θ <- θ - c1 (M L + w θ)
+
+with c1 the learning rate, c2 the law learning rate, w the weight decay. State is data: arrays only.
+The memory is k trees shaped (and sharded) like the parameters; the law is one vector for the whole tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rllc import law as _law
+from rllc.law import Cutoff, GramianRidge, RelaxedInverse, Ridge, Sums, Units
+from rllc.notation import as_propagator
+from rllc.propagator import Propagator
+
+__all__ = ["Cutoff", "GramianRidge", "Ridge", "ScaleByRLLCState", "rllc", "scale_by_rllc"]
+
+Rate = float | jax.Array | Callable[[jax.Array], Any]  # a number or an optax schedule
+
+
+class ScaleByRLLCState(NamedTuple):
+    """State of `scale_by_rllc`; k is the number of memory units."""
+
+    count: jax.Array  # () int32: updates asked for, skipped ones too
+    skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
+    law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
+    memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
+
+
+def rllc(
+    memory: str | Propagator,
+    learning_rate: Rate,
+    law_learning_rate: Rate,
+    law: Any = None,
+    eps: float | jax.Array | None = None,
+    inverse: RelaxedInverse | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    guard: bool = True,
+) -> optax.GradientTransformation:
+    """RLLC with linear memory: θ <- θ - c1 (M L + w θ), and L learned (arXiv 2402.15262, Algorithm 1).
+
+    With law_learning_rate = 0 it is the fixed optimizer of that memory and law, for example
+    "M(0.9)" heavy ball and "M(0.9) + M(0)" with law (0.9, 1) Nesterov's.
+
+    Args:
+        memory: notation such as "M(0.9) + M_2(0.6)", or a Propagator (B, a); k units.
+        learning_rate: c1 >= 0, a number or a schedule. 0 leaves the parameters still while L learns.
+        law_learning_rate: c2 >= 0, a number or a schedule; 0 keeps the law fixed.
+        law: L_0, k numbers; ones if None.
+        eps: of the default relaxed inverse GramianRidge(eps), a relative number >= 0.
+        inverse: another relaxed inverse instead: GramianRidge(eps), Ridge(eps) or Cutoff(rcond).
+        weight_decay: w, decoupled and multiplied by the learning rate as in optax.adamw.
+        guard: keep a gradient that returns after a long silence from throwing L away
+            (`rllc.law.correction`); False is the paper's exact formula.
+
+    Raises:
+        ValueError: a rate, eps, law or memory that makes no sense, named with the remedy.
+    """
+    _check_rate("learning_rate", learning_rate)
+    return optax.chain(
+        scale_by_rllc(memory, law_learning_rate, law, eps, inverse, weight_decay, guard),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_rllc(
+    memory: str | Propagator,
+    law_learning_rate: Rate,
+    law: Any = None,
+    eps: float | jax.Array | None = None,
+    inverse: RelaxedInverse | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    guard: bool = True,
+) -> optax.GradientTransformation:
+    """Turn a gradient g into M L + w θ, updating L and M on the way; arguments as in `rllc`.
+
+    The updates point uphill, as optax has it: chain with `optax.scale_by_learning_rate`.
+
+    A gradient with an entry that is not finite, or so large that a memory unit would overflow, is
+    skipped whole: zero updates, memory and law unchanged, `skipped` one up. The weight decay lives here
+    so that a skipped step does not decay either.
+
+    Memory has the dtype of the parameters; sums and steps are computed in at least float32. A complex
+    leaf is treated as its real view: <x, y> = Re(conj(x) y).
+    """
+    propagator = as_propagator(memory)
+    inverse = _law.chosen_inverse(eps, inverse)
+    first_law = _law.initial_law(law, propagator.k)
+    units = _law.units(propagator)
+    _check_rate("law_learning_rate", law_learning_rate)
+    _check_rate("weight_decay", weight_decay)
+
+    def init(params: optax.Params) -> ScaleByRLLCState:
+        _check_leaves(params)
+        return ScaleByRLLCState(
+            count=jnp.zeros((), jnp.int32),
+            skipped=jnp.zeros((), jnp.int32),
+            law=jnp.asarray(first_law, _law_dtype()),
+            memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(propagator.k)),
+        )
+
+    def update(
+        updates: optax.Updates, state: ScaleByRLLCState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScaleByRLLCState]:
+        decays = not (isinstance(weight_decay, float | int) and weight_decay == 0)
+        if decays and params is None:
+            raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
+        tops = _tops(state.memory, updates)
+        sums = _sums(state.memory, updates, tops)
+        x = _correction(sums, units, inverse, guard, _machine_epsilon(updates))
+        rate = law_learning_rate(state.count) if callable(law_learning_rate) else law_learning_rate
+        L = (state.law + rate * x).astype(state.law.dtype)
+        good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, updates)
+
+        M = _next_memory(propagator, state.memory, updates)
+        step = _combination(L, M)
+        if decays:
+            step = jax.tree.map(lambda d, p: d + weight_decay * _wide(p), step, params)
+
+        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(good, new.astype(old.dtype), old)
+
+        step = jax.tree.map(lambda d, g: keep(d, jnp.zeros_like(g)), step, updates)
+        return step, ScaleByRLLCState(
+            count=optax.safe_increment(state.count),
+            skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
+            law=keep(L, state.law),
+            memory=jax.tree.map(keep, M, state.memory),
+        )
+
+    return optax.GradientTransformation(init, update)
+
+
+# --- the two passes over the parameters ---------------------------------------------------------
+
+
+def _tops(memory: tuple[optax.Updates, ...], gradient: optax.Updates) -> jax.Array:
+    """The largest modulus in each unit (rows) and leaf (columns), the gradient last: (k + 1, leaves)."""
+    dtype = _law_dtype()
+    vectors = [_real_leaves(tree) for tree in (*memory, gradient)]
+    tops = [[jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves] for leaves in vectors]
+    # Not differentiated: the correction does not depend on how its sums were scaled.
+    return jax.lax.stop_gradient(jnp.asarray(tops, dtype).reshape(len(vectors), -1))
+
+
+def _sums(memory: tuple[optax.Updates, ...], gradient: optax.Updates, tops: jax.Array) -> Sums:
+    """W, v and gᵀg of the whole tree, memory and gradient each scaled by its largest entry first."""
+    dtype, k = _law_dtype(), len(memory)
+    memory_scale, gradient_scale = _scale(tops[:k]), _scale(tops[k:])
+    units = [_scaled(_real_leaves(unit), memory_scale) for unit in memory]
+    g = _scaled(_real_leaves(gradient), gradient_scale)
+    upper = {(i, j): _dot(units[i], units[j], dtype) for i in range(k) for j in range(i, k)}
+    W = jnp.stack([jnp.stack([upper[min(i, j), max(i, j)] for j in range(k)]) for i in range(k)])
+    v = jnp.stack([_dot(unit, g, dtype) for unit in units])
+    return Sums(W, v, _dot(g, g, dtype), memory_scale, gradient_scale)
+
+
+def _next_memory(p: Propagator, memory: tuple[optax.Updates, ...], g: optax.Updates) -> tuple[Any, ...]:
+    """M B + g aᵀ in at least float32, every unit from the old values; zeros of B and a cost nothing."""
+
+    def unit(j: int) -> Any:
+        sources = [(float(b), m) for b, m in zip(p.B[:, j], memory, strict=True) if b]
+        if p.a[j]:
+            sources.append((float(p.a[j]), g))
+        if not sources:
+            return jax.tree.map(lambda m: jnp.zeros_like(_wide(m)), memory[j])
+        weights = [w for w, _ in sources]
+        return jax.tree.map(lambda *xs: _weighted_sum(weights, xs), *(x for _, x in sources))
+
+    return tuple(unit(j) for j in range(p.k))
+
+
+def _combination(L: jax.Array, memory: tuple[Any, ...]) -> Any:
+    """M L, leaf by leaf."""
+    return jax.tree.map(lambda *ms: _weighted_sum(list(L), ms), *memory)
+
+
+def _weighted_sum(weights: list[Any], leaves: tuple[jax.Array, ...]) -> jax.Array:
+    wide = [_wide(leaf) for leaf in leaves]
+    total = sum(jnp.asarray(w, _real_dtype(x)) * x for w, x in zip(weights, wide, strict=True))
+    return total  # type: ignore[return-value]
+
+
+# --- the law ------------------------------------------------------------------------------------
+
+
+def _correction(
+    sums: Sums, units: Units, inverse: RelaxedInverse, guard: bool, machine_epsilon: float
+) -> jax.Array:
+    dtype = sums.W.dtype
+    here = Units(jnp.asarray(units.whitening, dtype), units.first)
+    error = _law.rounding_of(sums.W.shape[0], max(machine_epsilon, float(jnp.finfo(dtype).eps)))
+    return _law.correction(jnp, sums, here, inverse, guard=guard, rounding=error)
+
+
+def _memory_fits(p: Propagator, tops: jax.Array, gradient: optax.Updates) -> jax.Array:
+    """Whether no entry of M B + g aᵀ can overflow; False for a gradient that is not finite."""
+    growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
+    limits = [float(jnp.finfo(leaf.dtype).max) for leaf in _stored_real_leaves(gradient)]
+    return (jnp.asarray(growth, tops.dtype) @ tops < jnp.asarray(limits, tops.dtype)).all()
+
+
+# --- leaves -------------------------------------------------------------------------------------
+
+
+def _law_dtype() -> Any:
+    return jax.dtypes.canonicalize_dtype(jnp.float64)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32 (complex64), because sums and steps in half precision lose small terms."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _real_dtype(x: jax.Array) -> Any:
+    return jnp.finfo(x.dtype).dtype
+
+
+def _stored_real_leaves(tree: Any) -> list[jax.Array]:
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [part for x in leaves for part in ([x.real, x.imag] if jnp.iscomplexobj(x) else [x])]
+
+
+def _real_leaves(tree: Any) -> list[jax.Array]:
+    return [_wide(leaf) for leaf in _stored_real_leaves(tree)]
+
+
+def _scale(tops: jax.Array) -> jax.Array:
+    """What to divide by: the largest entry; 1 where all are zero or too small to divide by."""
+    top = jnp.max(tops, initial=0)
+    return jnp.where(top < 4 * jnp.finfo(tops.dtype).tiny, 1, top)
+
+
+def _scaled(leaves: list[jax.Array], scale: jax.Array) -> list[jax.Array]:
+    return [leaf / scale.astype(leaf.dtype) for leaf in leaves]
+
+
+def _dot(xs: list[jax.Array], ys: list[jax.Array], dtype: Any) -> jax.Array:
+    # jnp.sum(x * y), not vdot: it works on leaves of any sharding, explicit too.
+    terms = [jnp.sum(x * y).astype(dtype) for x, y in zip(xs, ys, strict=True)]
+    return sum(terms, start=jnp.zeros((), dtype))
+
+
+def _machine_epsilon(tree: Any) -> float:
+    return max([float(jnp.finfo(_wide(leaf).dtype).eps) for leaf in jax.tree.leaves(tree)], default=0.0)
+
+
+def _check_leaves(params: optax.Params) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"parameter {jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}, which has no"
+                " gradient; leave it out with optax.masked or optax.partition"
+            )
+
+
+def _check_rate(name: str, value: Any) -> None:
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    _law.check_nonnegative(name, value)

@@ -1,0 +1,303 @@
+"""Linear memory as a value: the propagator (B, a) of the update M <- M B + g aᵀ.
+
+    M(0.9)                 one momentum sum              m <- 0.9 m + g
+    M(0.6, order=2)        a Jordan block of size two    m_1 <- 0.6 m_1 + g,  m_2 <- 0.6 m_2 + m_1 (old)
+    CM(0.3 + 0.2j)         complex momentum, two units   z <- (0.3 + 0.2i) z + g,  z = m_1 + i m_2
+    p | q                  union: the units of p, then the units of q
+    p.change_basis(Q)      the same optimizer seen in the units M Q
+
+M is n x k (columns are units), so updates act on the right. Everything here is float64 NumPy.
+Sources: arXiv 2402.15262, sections 4 and 5, with its Theorem 5.2 corrected (a becomes Qᵀa).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.csgraph
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from rllc.normal_form import NormalForm
+
+__all__ = ["CM", "M", "Propagator"]
+
+Array = NDArray[np.float64]
+Number = TypeVar("Number", float, complex)
+
+# Arnoldi stops when a new direction is smaller than this times |B|: spec, section 3(i).
+REACHABLE_RTOL = 1e-10
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Propagator:
+    """The linear memory update M <- M B + g aᵀ of k units; an immutable value.
+
+    Unit j follows m_j <- a_j g + Σ_i B_ij m_i, all from the old values (arXiv 2402.15262, eq. 1).
+
+    Args:
+        B: (k, k) real matrix with spectral radius below 1.
+        a: (k,) real vector.
+
+    Raises:
+        ValueError: a shape does not fit, an entry is not a finite real number, or the spectral radius
+            of B is 1 or more (the memory would never forget).
+    """
+
+    B: Array
+    a: Array
+
+    def __init__(self, B: ArrayLike, a: ArrayLike) -> None:
+        B, a = _real("B", B, ndim=2), _real("a", a, ndim=1)
+        if B.shape != (a.size, a.size) or a.size == 0:
+            raise ValueError(f"B must be (k, k) and a (k,) with k >= 1; got {B.shape} and {a.shape}")
+        radius = _spectral_radius(B)
+        if radius >= 1:
+            raise ValueError(
+                f"the spectral radius of B is {radius:.6g}, which is not below 1: old gradients would never"
+                " fade; use eigenvalues inside the unit circle"
+            )
+        for name, value in (("B", B), ("a", a)):
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+
+    @property
+    def k(self) -> int:
+        """The number of memory units."""
+        return self.a.size
+
+    @property
+    def eigenvalues(self) -> NDArray[np.complex128]:
+        """The k eigenvalues of B, largest modulus first."""
+        values = _eigenvalues(self.B).astype(np.complex128)
+        return values[np.lexsort((-values.imag, -values.real, -abs(values).round(12)))]
+
+    @property
+    def spectral_radius(self) -> float:
+        """The largest modulus of an eigenvalue of B; below 1 by construction."""
+        return _spectral_radius(self.B)
+
+    def __or__(self, other: Propagator) -> Propagator:
+        """Union (⊕ in the paper): both sets of units, updated independently."""
+        if not isinstance(other, Propagator):
+            return NotImplemented
+        return Propagator(scipy.linalg.block_diag(self.B, other.B), np.concatenate([self.a, other.a]))
+
+    def change_basis(self, Q: ArrayLike) -> Propagator:
+        """The propagator of the units M Q: (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
+
+        Raises:
+            ValueError: Q is not an invertible real (k, k) matrix.
+        """
+        Q = _real("Q", Q, ndim=2)
+        if Q.shape != self.B.shape or np.linalg.matrix_rank(Q) < self.k:
+            raise ValueError(f"Q must be an invertible ({self.k}, {self.k}) matrix, got shape {Q.shape}")
+        return Propagator(np.linalg.solve(Q, self.B @ Q), Q.T @ self.a)
+
+    def abstract_rule(self, n: int) -> Array:
+        """The weights of the last n gradients in each unit: (n, k), row i is aᵀ Bⁱ (eq. 2).
+
+        From M_0 = 0 the memory at time t is M_t = Σ_i g_{t-i} (row i).
+        """
+        powers = itertools.accumulate(itertools.repeat(self.B, max(n - 1, 0)), np.matmul, initial=self.a)
+        return np.array(list(itertools.islice(powers, n))).reshape(n, self.k)
+
+    def reachable(self) -> tuple[Array, Propagator]:
+        """The part of memory that gradients can reach: an isometry P (k, r) and the propagator on it.
+
+        P spans {a, Bᵀa, (Bᵀ)²a, ...}; from M_0 = 0 the memory is M = M_r Pᵀ at all times, so that the
+        optimizer with r units and law Pᵀ L takes the same steps (spec, section 3(i)). r < k for example
+        for M(0.9) | M(0.9), whose two units are always equal.
+
+        Raises:
+            ValueError: a = 0, so that no gradient ever enters the memory.
+        """
+        if not self.a.any():
+            raise ValueError(
+                "a is zero: no gradient ever enters this memory; give a unit a nonzero entry of a"
+            )
+        scale = max(np.linalg.norm(self.B, 2), np.finfo(float).tiny)
+        P = (self.a / np.linalg.norm(self.a))[:, None]
+        while P.shape[1] < self.k:
+            w = self.B.T @ P[:, -1]
+            for _ in range(3):  # Gram-Schmidt, repeated until orthogonal to rounding
+                w = w - P @ (P.T @ w)
+            if np.linalg.norm(w) <= REACHABLE_RTOL * scale:
+                break
+            P = np.column_stack([P, w / np.linalg.norm(w)])
+        if P.shape[1] == self.k:  # all of it: keep the user's own units
+            return np.eye(self.k), self
+        return P, Propagator(P.T @ self.B @ P, P.T @ self.a)
+
+    def gramian(self) -> Array:
+        """The white-noise Gramian Γ = Σ_i (Bᵀ)ⁱ a aᵀ Bⁱ, (k, k).
+
+        E MᵀM = S Γ when gradients are independent noise of total variance S. Solves the discrete
+        Lyapunov equation Γ = Bᵀ Γ B + a aᵀ; in the units M Q it is Qᵀ Γ Q (spec, section 6).
+        """
+        return scipy.linalg.solve_discrete_lyapunov(self.B.T, np.outer(self.a, self.a))
+
+    def whitening(self) -> Array:
+        """A matrix T (k, r) with Tᵀ Γ T = I whose columns are reachable laws: orthonormal filters.
+
+        The units M T are uncorrelated and of equal size when gradients are white noise. Any other
+        choice differs by a rotation of the columns (spec, section 6).
+
+        Raises:
+            ValueError: a = 0, or two units are so nearly the same that float64 cannot tell them apart.
+        """
+        P, reached = self.reachable()
+        gramian = reached.gramian()
+        size = np.sqrt(np.diag(gramian))
+        values, vectors = np.linalg.eigh(gramian / np.outer(size, size))
+        if values[0] < 1e-14 * values[-1]:
+            raise ValueError(
+                f"the units of {self!r} are too nearly dependent (correlation matrix has condition"
+                f" {values[-1] / max(values[0], 1e-300):.1e}); move eigenvalues apart or merge them"
+                " into a block M_m"
+            )
+        return P @ (vectors / np.sqrt(values) / size[:, None])
+
+    def normal_form(self) -> NormalForm:
+        """The union of Jordan block propagators this one is equivalent to; see `rllc.normal_form`."""
+        from rllc.normal_form import normal_form  # there lives the algorithm; imports run one way
+
+        return normal_form(self)
+
+    def equivalent(self, other: Propagator) -> bool:
+        """Whether both give the same optimizer up to a change of basis; see `rllc.normal_form`."""
+        from rllc.normal_form import equivalent
+
+        return equivalent(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Propagator):
+            return NotImplemented
+        return np.array_equal(self.B, other.B) and np.array_equal(self.a, other.a)
+
+    def __hash__(self) -> int:
+        # + 0.0 gives 0.0 and -0.0, which compare equal, the same bytes.
+        return hash(((self.B + 0.0).tobytes(), (self.a + 0.0).tobytes()))
+
+    def __repr__(self) -> str:
+        """The paper's notation where the units are Jordan blocks, `Propagator(B=..., a=...)` elsewhere."""
+        blocks = jordan_blocks(self)
+        if blocks is None:
+            return f"Propagator(B={self.B.tolist()}, a={self.a.tolist()})"
+        return " + ".join(_block_text(value, order) for value, order in blocks)
+
+
+def M(beta: float, order: int = 1) -> Propagator:
+    """The Jordan block propagator M_m(β): m_1 <- β m_1 + g, m_j <- β m_j + m_{j-1} (old values).
+
+    Unit j holds Σ_i C(i, j-1) β^{i-j+1} g_{t-i}; order 1 is ordinary momentum (a sum, not an average),
+    β = 0 a delay line of the last m gradients (arXiv 2402.15262, sections 4 and 5).
+
+    Raises:
+        ValueError: β is not a real number in (-1, 1), or the order is not a positive integer.
+    """
+    if isinstance(beta, complex | np.complexfloating):
+        text = _block_text(complex(beta), order)
+        raise ValueError(f"M needs a real number, got {beta}; use {text} for a complex one")
+    beta, order = _inside_unit_circle(float(beta)), _order(order)
+    return Propagator(beta * np.eye(order) + np.eye(order, k=1), np.eye(order)[0])
+
+
+def CM(gamma: complex, order: int = 1) -> Propagator:
+    """The complex block propagator CM_m(γ), 2m units: z_1 <- γ z_1 + g, z_j <- γ z_j + z_{j-1} (old).
+
+    z_j = m_{2j-1} + i m_{2j}. The paper prints the matrix of the conjugate; this is the one that obeys
+    its own formula m <- g + γ m (spec, section 1).
+
+    Raises:
+        ValueError: γ is real, not finite, or on or outside the unit circle; or the order is not positive.
+    """
+    gamma, order = _inside_unit_circle(complex(gamma)), _order(order)
+    if gamma.imag == 0:
+        text = _block_text(gamma.real, order)
+        raise ValueError(
+            f"CM of {gamma.real} would leave its second unit empty; use {text} for a real number"
+        )
+    C = np.array([[gamma.real, gamma.imag], [-gamma.imag, gamma.real]])
+    B = np.kron(np.eye(order), C) + np.kron(np.eye(order, k=1), np.eye(2))
+    return Propagator(B, np.eye(2 * order)[0])
+
+
+def jordan_blocks(p: Propagator) -> list[tuple[complex, int]] | None:
+    """(eigenvalue, order) of each block of a union of M_m and CM_m; None if p is not written as one.
+
+    Real eigenvalues come as float, complex ones as complex. Reads the matrices exactly, entry by entry.
+    """
+    starts = [*np.flatnonzero(p.a), p.k]
+    if starts[0] != 0:
+        return None
+    found = [_block(p.B[i:j, i:j]) for i, j in itertools.pairwise(starts)]
+    if any(math.hypot(z.real, z.imag) >= 1 for z, _ in found):
+        return None  # corner entries that are not eigenvalues
+    written = [CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in found]
+    union = written[0]
+    for block in written[1:]:
+        union = union | block
+    return found if union == p else None
+
+
+def _block(B: Array) -> tuple[complex, int]:
+    size = len(B)
+    if size > 1 and size % 2 == 0 and B[0, 1] != 0 and B[1, 0] != 0:
+        return complex(B[0, 0], B[0, 1]), size // 2
+    return float(B[0, 0]), size
+
+
+def _block_text(value: complex, order: int) -> str:
+    index = "" if order == 1 else f"_{order}"
+    if isinstance(value, complex):
+        return f"CM{index}({value.real!r}{value.imag:+}i)"
+    return f"M{index}({value!r})"
+
+
+def _real(name: str, value: ArrayLike, ndim: int) -> Array:
+    array = np.array(value)
+    if array.dtype.kind not in "iuf" or array.ndim != ndim:
+        kind = "vector" if ndim == 1 else "matrix"
+        raise ValueError(f"{name} must be a real {kind}, got shape {array.shape} of {array.dtype}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} has an entry that is not finite: {array.tolist()}")
+    return array
+
+
+def _order(order: int) -> int:
+    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
+        raise ValueError(f"the order of a block must be a positive integer, got {order!r}")
+    return int(order)
+
+
+def _inside_unit_circle(value: Number) -> Number:
+    if not math.hypot(value.real, value.imag) < 1:  # abs of a huge complex number raises OverflowError
+        raise ValueError(
+            f"{value} is not inside the unit circle: old gradients would never fade; use a modulus below 1"
+        )
+    return value
+
+
+def _components(B: Array) -> Iterator[Array]:
+    """The irreducible diagonal blocks of B, found from which entries are zero."""
+    labels = scipy.sparse.csgraph.connected_components(B != 0, directed=True, connection="strong")[1]
+    for label in range(labels.max() + 1):
+        index = np.flatnonzero(labels == label)
+        yield B[np.ix_(index, index)]
+
+
+def _eigenvalues(B: Array) -> NDArray[np.complex128]:
+    """Eigenvalues of B; block triangular structure is used, so that those of M_m(β) are exactly β."""
+    return np.concatenate([np.linalg.eigvals(block) for block in _components(B)])
+
+
+def _spectral_radius(B: Array) -> float:
+    return float(np.max(np.abs(_eigenvalues(B))))

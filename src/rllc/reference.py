@@ -1,0 +1,97 @@
+"""Algorithm 1 of arXiv 2402.15262 word for word: float64 NumPy, M as an n x k matrix, SVD.
+
+Slow and obviously right: the oracle that every backend is tested against. It shares nothing with
+`rllc.law`: it never forms MᵀM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+from rllc.propagator import Propagator
+
+__all__ = ["State", "algorithm_1", "cutoff", "gramian_ridge", "guarded", "ridge"]
+
+Array = NDArray[np.float64]
+RelaxedInverse = Callable[[Array, Array], Array]  # (M, g) -> M⁺ g
+
+
+class State(NamedTuple):
+    """Where the process is after t steps."""
+
+    theta: Array  # (n,)
+    M: Array  # (n, k)
+    L: Array  # (k,)
+
+
+def algorithm_1(
+    gradient: Callable[[Array], Array],
+    theta: ArrayLike,
+    propagator: Propagator,
+    law: ArrayLike,
+    c1: float,
+    c2: float,
+    pinv: RelaxedInverse,
+) -> Iterator[State]:
+    """The LM-RLLC process (Algorithm 1 with U(M, g) = M B + g aᵀ), one State a step, without end.
+
+    Args:
+        gradient: θ (n,) -> g (n,). theta: θ_0 (n,). law: L_0 (k,).
+        c1, c2: learning rate and law learning rate.
+        pinv: the relaxed Moore-Penrose inverse, (M, g) -> M⁺g.
+    """
+    B, a = propagator.B, propagator.a
+    theta, L = np.asarray(theta, np.float64), np.asarray(law, np.float64)
+    M = np.zeros((theta.size, propagator.k))
+    while True:
+        g = gradient(theta)  # get new gradient
+        L = L + c2 * pinv(M, g)  # RLLC step
+        M = M @ B + np.outer(g, a)  # memory update
+        theta = theta - c1 * M @ L  # learning step
+        yield State(theta, M, L)
+
+
+def cutoff(rcond: float) -> RelaxedInverse:
+    """The pseudo-inverse without singular values of M up to rcond times the largest."""
+    return lambda M, g: np.linalg.pinv(M, rcond=rcond) @ g
+
+
+def ridge(eps: float) -> RelaxedInverse:
+    """(MᵀM + eps I)⁻¹ Mᵀg."""
+    return lambda M, g: _filtered(M, g, lambda S: eps)
+
+
+def gramian_ridge(propagator: Propagator, eps: float) -> RelaxedInverse:
+    """(MᵀM + eps s Γ)⁻¹ Mᵀg with s = tr(Γ⁻¹MᵀM)/r, on the reachable part of the units."""
+    T = _whitening(propagator)
+    return lambda M, g: T @ _filtered(M @ T, g, lambda S: eps * np.sum(S**2) / T.shape[1])
+
+
+def guarded(pinv: RelaxedInverse, propagator: Propagator, fraction: float) -> RelaxedInverse:
+    """M⁺g times min(1, what memory holds / what one gradient of `fraction` the size of g would leave)."""
+    T = _whitening(propagator)
+
+    def guarded_pinv(M: Array, g: Array) -> Array:
+        one = np.outer(fraction * g, propagator.a)
+        level = np.sum((one @ T) ** 2)
+        return pinv(M, g) * (min(1.0, np.sum((M @ T) ** 2) / level) if level > 0 else 1.0)
+
+    return guarded_pinv
+
+
+def _filtered(M: Array, g: Array, amount: Callable[[Array], float]) -> Array:
+    U, S, Vt = np.linalg.svd(M, full_matrices=False)
+    if not S.any():
+        return np.zeros(M.shape[1])
+    return Vt.T @ (S / (S**2 + amount(S)) * (U.T @ g))
+
+
+def _whitening(propagator: Propagator) -> Array:
+    P, reached = propagator.reachable()
+    C = np.linalg.cholesky(reached.gramian())
+    return P @ scipy.linalg.solve_triangular(C, np.eye(reached.k), lower=True).T
