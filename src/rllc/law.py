@@ -6,6 +6,10 @@ M⁺ is a relaxed Moore-Penrose inverse of the memory M (n, k). It needs only th
 and gᵀg, so that nothing here has more than k² numbers. One implementation serves NumPy, PyTorch and
 JAX: every function takes the array namespace `xp` first (numpy, torch or jax.numpy).
 
+The sums are those of the units M C for a basis C that suits the inverse (`Frame`), because units such
+as M(0.9), M(0.8) and M(0.7) are nearly parallel: combining them before squaring loses half as many digits as
+combining their squares.
+
     GramianRidge(eps)   (W + eps s Γ)⁻¹ v,  s = tr(Γ⁻¹W)/r     the default
     Ridge(eps)          (W + eps I)⁻¹ v                        the paper's, as far as it says
     Cutoff(rcond)       the pseudo-inverse without the singular values of M below rcond times the largest
@@ -25,7 +29,7 @@ import numpy as np
 
 from rllc.propagator import Propagator
 
-__all__ = ["Cutoff", "GramianRidge", "RelaxedInverse", "Ridge", "Sums", "Units", "correction", "units"]
+__all__ = ["Cutoff", "Frame", "GramianRidge", "RelaxedInverse", "Ridge", "Sums", "correction"]
 
 Array = Any  # an array of numpy, torch or jax.numpy: the caller's
 
@@ -34,50 +38,37 @@ GUARD_FRACTION = 0.25
 
 
 class Sums(NamedTuple):
-    """The inner products one correction needs, as computed from M / σ and g / τ.
+    """The inner products one correction needs, as computed from the units U = M C / σ and g / τ.
 
     Scaling before squaring keeps float32 sums finite for gradients from 1e-30 to 1e30. Sums in float64
     need none: σ = τ = 1.
     """
 
-    W: Array  # (k, k) MᵀM / σ²
-    v: Array  # (k,) Mᵀg / (στ)
+    W: Array  # (r, r) UᵀU
+    v: Array  # (r,) Uᵀg / τ
     gg: Array  # () gᵀg / τ²
     memory_scale: Array  # () σ > 0
     gradient_scale: Array  # () τ > 0
 
 
-class Units(NamedTuple):
-    """What the correction must know about the units whose sums it is given.
+class Frame(NamedTuple):
+    """The basis C that an inverse works in, and what the guard must know about the units."""
 
-    The whitening T (k, r) has Tᵀ Γ T = I; first = |Tᵀa|² = 1 - det(B_r)² is what one gradient of size one
-    contributes to tr(Γ⁻¹ MᵀM).
-    """
-
-    whitening: Array  # (k, r)
-    first: float
-
-
-def units(propagator: Propagator) -> Units:
-    """The whitening of a linear memory's units and the size of one gradient in it (float64 NumPy).
-
-    Raises:
-        ValueError: no gradient enters the memory, or its units are too nearly dependent.
-    """
-    T = propagator.whitening()
-    return Units(T, float(np.sum((T.T @ propagator.a) ** 2)))
+    basis: Array  # (k, r) C: sums are of the units M C, and x = C (what `solve` returns)
+    metric: Array  # (r, r) G with tr(G W) = tr(Γ⁻¹ MᵀM), the gradient content of memory
+    first: float  # the content that one gradient of size one leaves: aᵀΓ⁻¹a = 1 - det(B_r)²
 
 
 @dataclass(frozen=True)
 class GramianRidge:
     """M⁺g = (W + eps s Γ)⁻¹ v with s = tr(Γ⁻¹W)/r and Γ the white-noise Gramian: the default.
 
-    s is the gradient variance that the memory would show for white noise, so that eps is a pure
-    number: the noise-to-signal ratio below which a direction of memory is not trusted.
+    s is the gradient variance that white noise would need to fill memory so far, so that eps is a pure
+    number: a direction of memory that holds less than this share of it is not trusted. Computed in the
+    orthonormal filters M Γ^(-1/2), where it is the ridge eps s I.
 
     Attributes:
-        eps: relative ridge, >= 0. Values below the rounding of the sums are raised to it. The default
-            was chosen on validation accuracy of real tasks (docs in README, "Choosing").
+        eps: relative ridge, >= 0. Values below the rounding of the sums are raised to it.
     """
 
     eps: float = 1e-3
@@ -85,12 +76,14 @@ class GramianRidge:
     def __post_init__(self) -> None:
         check_nonnegative("eps", self.eps)
 
-    def solve(self, xp: ModuleType, sums: Sums, units: Units, rounding: float) -> Array:
-        """(k,) the coefficients of the projection of g / τ on the units / σ."""
-        T = units.whitening
-        W = T.T @ sums.W @ T
-        amount = self.eps * xp.trace(W) / W.shape[0]
-        return T @ _ridge(xp, W, T.T @ sums.v, amount, rounding)
+    def frame(self, propagator: Propagator) -> Frame:
+        """Orthonormal filters of the reachable units."""
+        T = propagator.whitening()
+        return Frame(T, np.eye(T.shape[1]), _first(propagator, T))
+
+    def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
+        """(r,) the coefficients of the projection of g / τ on U."""
+        return _ridge(xp, sums, self.eps * xp.trace(sums.W) / sums.W.shape[0], rounding)
 
 
 @dataclass(frozen=True)
@@ -110,12 +103,15 @@ class Ridge:
     def __post_init__(self) -> None:
         check_nonnegative("eps", self.eps)
 
-    def solve(self, xp: ModuleType, sums: Sums, units: Units, rounding: float) -> Array:
-        """(k,) the coefficients of the projection of g / τ on the units / σ."""
+    def frame(self, propagator: Propagator) -> Frame:
+        """The units as they are."""
+        return _own_frame(propagator)
+
+    def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
+        """(k,) the coefficients of the projection of g / τ on U."""
         # Divided twice, because σ² may underflow; bounded, because eps/σ² may overflow.
         amount = self.eps / sums.memory_scale / sums.memory_scale
-        amount = xp.where(amount < 1e30, amount, 1e30)
-        return _ridge(xp, sums.W, sums.v, amount, rounding)
+        return _ridge(xp, sums, xp.where(amount < 1e30, amount, 1e30), rounding)
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ class Cutoff:
     threshold, so do not differentiate through it.
 
     Attributes:
-        rcond: >= 0 and below 1. Values whose square is below the rounding of the sums are raised to it.
+        rcond: >= 0. Values whose square is below the rounding of the sums are raised to it.
     """
 
     rcond: float = 1e-7
@@ -134,8 +130,12 @@ class Cutoff:
     def __post_init__(self) -> None:
         check_nonnegative("rcond", self.rcond)
 
-    def solve(self, xp: ModuleType, sums: Sums, units: Units, rounding: float) -> Array:
-        """(k,) the coefficients of the projection of g / τ on the units / σ."""
+    def frame(self, propagator: Propagator) -> Frame:
+        """The units as they are."""
+        return _own_frame(propagator)
+
+    def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
+        """(k,) the coefficients of the projection of g / τ on U."""
         values, vectors = xp.linalg.eigh(sums.W)
         kept = (values > self.rcond**2 * values[-1]) & (values > rounding * values[-1])
         inverse = xp.where(kept, 1 / xp.where(kept, values, 1.0), 0.0)
@@ -148,7 +148,7 @@ RelaxedInverse = GramianRidge | Ridge | Cutoff
 def correction(
     xp: ModuleType,
     sums: Sums,
-    units: Units,
+    frame: Frame,
     inverse: RelaxedInverse,
     *,
     guard: bool = True,
@@ -158,20 +158,20 @@ def correction(
 
     The guard is about memory that has decayed to almost nothing, after a stretch of zero gradients say:
     M⁺g then grows like |g| / |M| without bound, and is 0 at M = 0. With the guard x is multiplied by
-    min(1, ρ), ρ = tr(Γ⁻¹MᵀM) / (δ² first |g|²), so that it goes to zero with M. ρ = 1 where memory holds
-    what a single gradient of δ = 1/4 the size of g would leave in it.
+    min(1, ρ), ρ = tr(Γ⁻¹MᵀM) / (δ² aᵀΓ⁻¹a |g|²), so that it goes to zero with M. ρ = 1 where memory
+    holds what a single gradient of δ = 1/4 the size of g would leave in it.
 
     Args:
-        sums: inner products with the memory BEFORE it takes in g.
+        sums: inner products with the memory BEFORE it takes in g, in the basis of the frame.
+        frame: of this inverse and the memory's propagator, as arrays of xp.
         rounding: relative error of the sums, a few units in the last place of their dtype.
     """
-    x = inverse.solve(xp, sums, units, rounding)
+    x = frame.basis @ inverse.solve(xp, sums, rounding)
     quotient = sums.memory_scale / sums.gradient_scale
     if not guard:
         return x / quotient
-    T = units.whitening
-    held = xp.trace(T.T @ sums.W @ T)
-    level = GUARD_FRACTION**2 * units.first * sums.gg
+    held = xp.trace(frame.metric @ sums.W)
+    level = GUARD_FRACTION**2 * frame.first * sums.gg
     # (1/q) min(1, q² h), written so that neither 1/q nor q² can overflow into the result
     shrunk = quotient * (held / xp.where(level > 0, level, 1.0))
     return x * xp.where(shrunk < 1 / quotient, shrunk, 1 / quotient)
@@ -219,13 +219,22 @@ def chosen_inverse(eps: Any, inverse: RelaxedInverse | None) -> RelaxedInverse:
 def check_nonnegative(name: str, value: Any) -> None:
     """Refuse a negative, infinite or NaN number by name; under jit and vmap there is none to judge yet."""
     if isinstance(value, str) or (
-        isinstance(value, float | int | np.generic) and not (value >= 0 and math.isfinite(value))
+        isinstance(value, float | int | np.number) and not 0 <= float(value) < math.inf
     ):
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
-def _ridge(xp: ModuleType, W: Array, v: Array, amount: Array, rounding: float) -> Array:
-    least = rounding * xp.trace(W)
+def _own_frame(p: Propagator) -> Frame:
+    T = p.whitening()
+    return Frame(np.eye(p.k), T @ T.T, _first(p, T))
+
+
+def _first(p: Propagator, T: Array) -> float:
+    return float(np.sum((T.T @ p.a) ** 2))
+
+
+def _ridge(xp: ModuleType, sums: Sums, amount: Array, rounding: float) -> Array:
+    W, least = sums.W, rounding * xp.trace(sums.W)
     amount = xp.where(amount > least, amount, least)
     amount = xp.where(amount > 0, amount, 1.0)  # zero memory: v is zero, and so will x be
-    return xp.linalg.solve(W + amount * xp.eye(W.shape[0], dtype=W.dtype), v)
+    return xp.linalg.solve(W + amount * xp.eye(W.shape[0], dtype=W.dtype), sums.v)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,8 @@ GAPS = (0.0, *(10 ** (half / 2) for half in range(-24, -1)))
 RULE_TOL = 1e-9
 MAX_UNIT_COND = 1e5
 REAL_AXIS = 1e-13
+# Times the condition of the units: how far rounding puts their rules off (measured, up to 12 dense units).
+ROUNDING = 2e-12
 FORGOTTEN = 1e-17
 # Rules are compared on this many gradients at most; the k first determine them, so this only saves time.
 MAX_LAGS = 50_000
@@ -105,7 +107,7 @@ class NormalForm:
     @property
     def Q(self) -> Array:
         """Z⁻¹, (r, r): the normal units are M_normal = M_r Q."""
-        return np.linalg.inv(self.Z)
+        return np.linalg.inv(self.Z).astype(np.float64)
 
     @property
     def change(self) -> ChangeOfUnits:
@@ -136,7 +138,8 @@ def normal_form(p: Propagator) -> NormalForm:
     P, reached = p.reachable()
     rules = _rules(reached)
     why_not = []
-    for blocks in _candidates(reached.eigenvalues):
+    written = _written(reached)
+    for blocks in (*written, *_candidates(reached.eigenvalues)):
         target = _union(blocks)
         unit_cond = _unit_cond(target)
         if unit_cond > MAX_UNIT_COND:
@@ -144,11 +147,11 @@ def normal_form(p: Propagator) -> NormalForm:
             continue
         form = _fit(target, P, rules, unit_cond)
         if form.residual <= RULE_TOL:
-            return form if _is_written(p, blocks) else _shortest(form, blocks, rules)
+            return form if blocks in written else _shortest(form, blocks, rules)
         why_not.append(f"{_name(target)} has other rules (relative error {form.residual:.1e})")
     raise NormalFormError(
-        f"{_name(p)} has no normal form that float64 can compute with: {'; '.join(why_not[:2])}; run it in the"
-        " units it is given in, or move its eigenvalues apart"
+        f"{_name(p)} has no normal form that float64 can compute with: {'; '.join(why_not[:2])};"
+        " run it in the units it is given in, or move its eigenvalues apart"
     )
 
 
@@ -156,7 +159,10 @@ def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
     """Whether p and q give the same optimizer up to a change of basis of their units (spec, section 3).
 
     True if the reachable parts have the same size and each one's abstract rules are linear combinations of
-    the other's, to the relative error tol.
+    the other's, to the relative error tol (and what rounding makes of units that are nearly dependent).
+
+    Raises:
+        ValueError: no gradient ever enters p or q.
     """
     return _match(p, q)[1] <= tol
 
@@ -169,24 +175,33 @@ def change_of_units(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> Chan
     Raises:
         ValueError: p and q are not equivalent.
     """
-    change, residual = _match(p, q)
-    if change is None or not residual <= tol:
+    change, error = _match(p, q)
+    if change is None or not error <= tol:
         raise ValueError(
             f"no change of units leads from {_name(p)} to {_name(q)}: they are not equivalent (relative error"
-            f" of the rules {residual:.1e}, allowed {tol:.1e})"
+            f" of the rules {error:.1e}, allowed {tol:.1e})"
         )
     return change
 
 
 def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
-    """The best map of states from p to q and the larger relative error of the rules, seen both ways."""
+    """The best map of states from p to q, and the larger relative error of the rules of the two ways."""
     (P, p_reached), (P_, q_reached) = p.reachable(), q.reachable()
     if p_reached.k != q_reached.k:
         return None, math.inf
     lags = max(_lags(p_reached), _lags(q_reached))
     R, R_ = p_reached.abstract_rule(lags), q_reached.abstract_rule(lags)
     (Q, there), (Z, back) = _combine(R, R_), _combine(R_, R)
-    return ChangeOfUnits(P @ Q @ P_.T, P_ @ Z @ P.T), max(there, back)
+    cond, cond_ = _condition(R), _condition(R_)
+    if cond_ < cond:  # the better conditioned units give the map to more digits
+        Q = np.linalg.inv(Z).astype(np.float64)
+    change = ChangeOfUnits(P @ Q @ P_.T, P_ @ np.linalg.inv(Q) @ P.T)
+    return change, max(there - ROUNDING * cond, back - ROUNDING * cond_, 0.0)
+
+
+def _condition(R: Array) -> float:
+    """Condition of the columns of R, each scaled to the same size."""
+    return float(np.linalg.cond(R / np.linalg.norm(R, axis=0)))
 
 
 def _rules(p: Propagator) -> Array:
@@ -209,6 +224,16 @@ def _combine(R: Array, wanted: Array) -> tuple[Array, float]:
     return Z, float(error.max())
 
 
+def _written(p: Propagator) -> tuple[Blocks, ...]:
+    """The blocks that a reachable p is written in, if it is: the first candidate, to the last digit."""
+    blocks = jordan_blocks(p)
+    return (_sorted((_upper(z), m) for z, m in blocks),) if blocks else ()
+
+
+def _upper(z: complex) -> complex:
+    return complex(z.real, abs(z.imag)) if isinstance(z, complex) else z
+
+
 def _candidates(eigenvalues: NDArray[np.complex128]) -> Iterator[Blocks]:
     """The blocks that each gap suggests, fewest merges first, each once."""
     seen = set()
@@ -227,7 +252,7 @@ def _blocks(eigenvalues: NDArray[np.complex128], gap: float) -> Blocks | None:
     upper = [(z, m) for z, m in means if z.imag > axis]
     if sum(m for _, m in real) + 2 * sum(m for _, m in upper) != eigenvalues.size:
         return None
-    return (*sorted(real, key=_place), *sorted(upper, key=_place))
+    return _sorted((*real, *upper))
 
 
 def _clusters(eigenvalues: NDArray[np.complex128], gap: float) -> Iterator[NDArray[np.complex128]]:
@@ -243,9 +268,14 @@ def _mean(cluster: NDArray[np.complex128]) -> complex:
     return complex(cluster[0] + (cluster - cluster[0]).mean())
 
 
-def _place(block: tuple[complex, int]) -> tuple[float, float, float, int]:
-    z, m = block
-    return (-round(abs(z), DECIMALS), -z.real, -z.imag, -m)
+def _sorted(blocks: Iterable[tuple[complex, int]]) -> Blocks:
+    """Real before complex, then by falling modulus, real part, imaginary part and order."""
+
+    def place(block: tuple[complex, int]) -> tuple[bool, float, float, float, int]:
+        z, m = block
+        return isinstance(z, complex), -round(abs(z), DECIMALS), -z.real, -z.imag, -m
+
+    return tuple(sorted(blocks, key=place))
 
 
 def _union(blocks: Blocks) -> Propagator:
@@ -266,11 +296,6 @@ def _unit_cond(p: Propagator) -> float:
 def _fit(target: Propagator, P: Array, rules: Array, unit_cond: float) -> NormalForm:
     Z, residual = _combine(target.abstract_rule(len(rules)), rules)
     return NormalForm(target, P, Z, residual, unit_cond)
-
-
-def _is_written(p: Propagator, blocks: Blocks) -> bool:
-    """Whether p itself is a union of these very blocks, so that every digit is meant."""
-    return sorted(jordan_blocks(p) or [], key=_place) == sorted(blocks, key=_place)
 
 
 def _shortest(form: NormalForm, blocks: Blocks, rules: Array) -> NormalForm:

@@ -36,8 +36,8 @@ MAX_CHARACTERS = 1000
 MAX_UNITS = 64
 EXAMPLE = "M(0.9) + M_2(0.6) + CM(0.3+0.2i)"
 
-# [0-9], never \d: that would let digits of other scripts in.
-SPACE = re.compile(r"[ \t\r\n\f\v]*")
+# Spelled out, because \d and \s would let digits and spaces of other scripts in.
+SPACE = " \t\r\n\f\v"
 NAME = re.compile(r"CM|M")
 UNION = re.compile(r"[+⊕]")
 SIGN = re.compile(r"[+-]")
@@ -90,8 +90,7 @@ class _Reader:
 
     def take(self, token: re.Pattern[str]) -> str:
         """The token that comes next, past white space; "" and no move if something else comes."""
-        start = SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]
-        found = token.match(self.text, start)
+        found = token.match(self.text, self.next(self.at))
         if found is None:
             return ""
         self.at = found.end()
@@ -103,13 +102,17 @@ class _Reader:
 
     def refuse(self, reason: str, at: int | None = None) -> NoReturn:
         """Raise ValueError with the position, here or at the one given, and the reason."""
-        start = SPACE.match(self.text, self.at if at is None else at).end()  # type: ignore[union-attr]
+        position = self.next(self.at if at is None else at) + 1
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
-        raise ValueError(f"cannot read memory {ascii(shown)}: at position {start + 1}, {reason}") from None
+        raise ValueError(f"cannot read memory {shown!a}: at position {position}, {reason}") from None
+
+    def next(self, at: int) -> int:
+        """Where the white space at a place ends."""
+        return len(self.text) - len(self.text[at:].lstrip(SPACE))
 
     def _found(self) -> str:
-        rest = SPACE.sub("", self.text[self.at :], count=1)
-        return ascii(rest[0]) if rest else "the end of the text"
+        at = self.next(self.at)
+        return ascii(self.text[at]) if at < len(self.text) else "the end of the text"
 
 
 def _memory(reader: _Reader) -> Propagator:
@@ -121,7 +124,7 @@ def _memory(reader: _Reader) -> Propagator:
 
 
 def _at_end(reader: _Reader) -> bool:
-    return SPACE.fullmatch(reader.text, reader.at) is not None
+    return reader.next(reader.at) == len(reader.text)
 
 
 def _block(reader: _Reader, units: int) -> Propagator:
@@ -149,9 +152,7 @@ def _built(kind: str, value: complex, order: int) -> Propagator:
     if kind == "M":
         return M(value, order)  # type: ignore[arg-type]  # M itself refuses a complex number
     if not isinstance(value, complex):
-        raise ValueError(
-            f"CM needs an imaginary part as in CM(0.3+0.2i), got {value}; use M for a real number"
-        )
+        raise ValueError(f"CM needs an imaginary part as in CM(0.3+0.2i); use M({value}) for a real one")
     return CM(value, order)
 
 

@@ -14,7 +14,7 @@ The memory is k trees shaped (and sharded) like the parameters; the law is one v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from rllc import law as _law
-from rllc.law import Cutoff, GramianRidge, RelaxedInverse, Ridge, Sums, Units
+from rllc.law import Cutoff, Frame, GramianRidge, RelaxedInverse, Ridge, Sums
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 
@@ -35,7 +35,7 @@ Rate = float | jax.Array | Callable[[jax.Array], Any]  # a number or an optax sc
 class ScaleByRLLCState(NamedTuple):
     """State of `scale_by_rllc`; k is the number of memory units."""
 
-    count: jax.Array  # () int32: updates asked for, skipped ones too
+    count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
@@ -100,7 +100,7 @@ def scale_by_rllc(
     propagator = as_propagator(memory)
     inverse = _law.chosen_inverse(eps, inverse)
     first_law = _law.initial_law(law, propagator.k)
-    units = _law.units(propagator)
+    frame = inverse.frame(propagator)
     _check_rate("law_learning_rate", law_learning_rate)
     _check_rate("weight_decay", weight_decay)
 
@@ -120,8 +120,8 @@ def scale_by_rllc(
         if decays and params is None:
             raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
         tops = _tops(state.memory, updates)
-        sums = _sums(state.memory, updates, tops)
-        x = _correction(sums, units, inverse, guard, _machine_epsilon(updates))
+        sums = _sums(state.memory, updates, tops, frame.basis)
+        x = _correction(sums, frame, inverse, guard, _machine_epsilon(updates))
         rate = law_learning_rate(state.count) if callable(law_learning_rate) else law_learning_rate
         L = (state.law + rate * x).astype(state.law.dtype)
         good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, updates)
@@ -157,16 +157,26 @@ def _tops(memory: tuple[optax.Updates, ...], gradient: optax.Updates) -> jax.Arr
     return jax.lax.stop_gradient(jnp.asarray(tops, dtype).reshape(len(vectors), -1))
 
 
-def _sums(memory: tuple[optax.Updates, ...], gradient: optax.Updates, tops: jax.Array) -> Sums:
-    """W, v and gᵀg of the whole tree, memory and gradient each scaled by its largest entry first."""
+def _sums(
+    memory: tuple[optax.Updates, ...], gradient: optax.Updates, tops: jax.Array, basis: np.ndarray
+) -> Sums:
+    """W, v and gᵀg of the units M C of the whole tree, each vector scaled before it is squared."""
     dtype, k = _law_dtype(), len(memory)
     memory_scale, gradient_scale = _scale(tops[:k]), _scale(tops[k:])
-    units = [_scaled(_real_leaves(unit), memory_scale) for unit in memory]
-    g = _scaled(_real_leaves(gradient), gradient_scale)
-    upper = {(i, j): _dot(units[i], units[j], dtype) for i in range(k) for j in range(i, k)}
-    W = jnp.stack([jnp.stack([upper[min(i, j), max(i, j)] for j in range(k)]) for i in range(k)])
+    units = _combined([_scaled(_real_leaves(unit), memory_scale) for unit in memory], basis)
+    g, r = _scaled(_real_leaves(gradient), gradient_scale), len(units)
+    upper = {(i, j): _dot(units[i], units[j], dtype) for i in range(r) for j in range(i, r)}
+    W = jnp.stack([jnp.stack([upper[min(i, j), max(i, j)] for j in range(r)]) for i in range(r)])
     v = jnp.stack([_dot(unit, g, dtype) for unit in units])
     return Sums(W, v, _dot(g, g, dtype), memory_scale, gradient_scale)
+
+
+def _combined(units: list[list[jax.Array]], basis: np.ndarray) -> list[list[jax.Array]]:
+    """The units M C, leaf by leaf."""
+    if np.array_equal(basis, np.eye(len(units))):
+        return units
+    columns = [[float(c) for c in column] for column in basis.T]
+    return [[_weighted_sum(column, leaves) for leaves in zip(*units, strict=True)] for column in columns]
 
 
 def _next_memory(p: Propagator, memory: tuple[optax.Updates, ...], g: optax.Updates) -> tuple[Any, ...]:
@@ -189,7 +199,7 @@ def _combination(L: jax.Array, memory: tuple[Any, ...]) -> Any:
     return jax.tree.map(lambda *ms: _weighted_sum(list(L), ms), *memory)
 
 
-def _weighted_sum(weights: list[Any], leaves: tuple[jax.Array, ...]) -> jax.Array:
+def _weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Array:
     wide = [_wide(leaf) for leaf in leaves]
     total = sum(jnp.asarray(w, _real_dtype(x)) * x for w, x in zip(weights, wide, strict=True))
     return total  # type: ignore[return-value]
@@ -199,10 +209,10 @@ def _weighted_sum(weights: list[Any], leaves: tuple[jax.Array, ...]) -> jax.Arra
 
 
 def _correction(
-    sums: Sums, units: Units, inverse: RelaxedInverse, guard: bool, machine_epsilon: float
+    sums: Sums, frame: Frame, inverse: RelaxedInverse, guard: bool, machine_epsilon: float
 ) -> jax.Array:
     dtype = sums.W.dtype
-    here = Units(jnp.asarray(units.whitening, dtype), units.first)
+    here = Frame(jnp.asarray(frame.basis, dtype), jnp.asarray(frame.metric, dtype), frame.first)
     error = _law.rounding_of(sums.W.shape[0], max(machine_epsilon, float(jnp.finfo(dtype).eps)))
     return _law.correction(jnp, sums, here, inverse, guard=guard, rounding=error)
 
@@ -241,9 +251,11 @@ def _real_leaves(tree: Any) -> list[jax.Array]:
 
 
 def _scale(tops: jax.Array) -> jax.Array:
-    """What to divide by: the largest entry; 1 where all are zero or too small to divide by."""
+    """What to divide by: the power of two below the largest entry, which costs no digit; 1 for zeros."""
     top = jnp.max(tops, initial=0)
-    return jnp.where(top < 4 * jnp.finfo(tops.dtype).tiny, 1, top)
+    exponent = jnp.frexp(top)[1] - 1
+    usable = (top >= 4 * jnp.finfo(tops.dtype).tiny) & jnp.isfinite(top)
+    return jnp.where(usable, jnp.ldexp(jnp.ones_like(top), exponent), 1)
 
 
 def _scaled(leaves: list[jax.Array], scale: jax.Array) -> list[jax.Array]:

@@ -33,6 +33,8 @@ Number = TypeVar("Number", float, complex)
 
 # Arnoldi stops when a new direction is smaller than this times |B|: spec, section 3(i).
 REACHABLE_RTOL = 1e-10
+# Enough for spectral radii up to 1 - 1e-16.
+MAX_DOUBLINGS = 60
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -138,10 +140,19 @@ class Propagator:
     def gramian(self) -> Array:
         """The white-noise Gramian Γ = Σ_i (Bᵀ)ⁱ a aᵀ Bⁱ, (k, k).
 
-        E MᵀM = S Γ when gradients are independent noise of total variance S. Solves the discrete
+        E MᵀM = S Γ when gradients are independent noise of total variance S. It solves the discrete
         Lyapunov equation Γ = Bᵀ Γ B + a aᵀ; in the units M Q it is Qᵀ Γ Q (spec, section 6).
         """
-        return scipy.linalg.solve_discrete_lyapunov(self.B.T, np.outer(self.a, self.a))
+        # The sum of 2n terms is that of n, plus (Bᵀ)ⁿ times it times Bⁿ. Unlike a Lyapunov solver this is
+        # exact to rounding in each entry, also where units differ in size by many orders of magnitude.
+        total, power = np.outer(self.a, self.a), self.B
+        for _ in range(MAX_DOUBLINGS):
+            more = power.T @ total @ power
+            total, power = total + more, power @ power
+            size = np.sqrt(np.diag(total))
+            if (abs(more) <= np.finfo(float).eps / 8 * np.outer(size, size)).all():
+                break
+        return (total + total.T) / 2
 
     def whitening(self) -> Array:
         """A matrix T (k, r) with Tᵀ Γ T = I whose columns are reachable laws: orthonormal filters.
@@ -175,6 +186,10 @@ class Propagator:
         from rllc.normal_form import equivalent
 
         return equivalent(self, other)
+
+    def __reduce__(self) -> tuple[type[Propagator], tuple[Array, Array]]:
+        """Copies and pickles are built anew, so that their arrays are read-only too."""
+        return Propagator, (self.B, self.a)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Propagator):
@@ -221,9 +236,7 @@ def CM(gamma: complex, order: int = 1) -> Propagator:
     gamma, order = _inside_unit_circle(complex(gamma)), _order(order)
     if gamma.imag == 0:
         text = _block_text(gamma.real, order)
-        raise ValueError(
-            f"CM of {gamma.real} would leave its second unit empty; use {text} for a real number"
-        )
+        raise ValueError(f"CM({gamma.real}) would leave its second unit empty; use {text} for a real number")
     C = np.array([[gamma.real, gamma.imag], [-gamma.imag, gamma.real]])
     B = np.kron(np.eye(order), C) + np.kron(np.eye(order, k=1), np.eye(2))
     return Propagator(B, np.eye(2 * order)[0])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -75,7 +76,7 @@ class RLLC(torch.optim.Optimizer):
         self.propagator = as_propagator(memory)
         self.inverse = _law.chosen_inverse(eps, inverse)
         self.guard = guard
-        self._units = _law.units(self.propagator)
+        self._prepare()
         first_law = _law.initial_law(law if law is None else np.asarray(law), self.propagator.k)
         defaults = {
             "lr": lr,
@@ -116,7 +117,7 @@ class RLLC(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = None
         if closure is not None:
@@ -144,8 +145,8 @@ class RLLC(torch.optim.Optimizer):
         saved = state_dict["param_groups"][0]
         if saved.get("memory") != self.defaults["memory"]:
             raise ValueError(
-                f"the saved state has memory {saved.get('memory')!r}, this optimizer {self.defaults['memory']!r};"
-                " build the optimizer with the memory it was saved with"
+                f"the saved state has memory {saved.get('memory')!r}, this optimizer"
+                f" {self.defaults['memory']!r}; build the optimizer with the memory it was saved with"
             )
         law = _law.initial_law(np.asarray(saved.get("law", ()), np.float64), self.propagator.k)
         super().load_state_dict(state_dict)
@@ -153,8 +154,22 @@ class RLLC(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
-        own = ("propagator", "inverse", "guard", "_units")
+        own = ("propagator", "inverse", "guard")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Constants of the propagator and the inverse."""
+        p = self.propagator
+        self._frame = self.inverse.frame(p)
+        # The sums are inner products of the vectors [M g] basis.
+        self._basis = scipy.linalg.block_diag(self._frame.basis, 1.0)
+        # How much the entries of [M g] can add to an entry of M B + g aᵀ, at most.
+        self._growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
+        self._growth_of_sums = np.abs(np.linalg.pinv(self._basis)) @ self._growth
 
     def _part(self, group: dict[str, Any]) -> _Part:
         """The parameters of a group that have a gradient, with it and their memory, as real tensors."""
@@ -175,34 +190,33 @@ class RLLC(torch.optim.Optimizer):
 
     def _corrected_law(self, parts: list[_Part]) -> np.ndarray | None:
         """L + c2 M⁺g, (k,) float64; None if the step must be skipped."""
-        k, grams = self.propagator.k, [passes.gram(part.memory, part.gradient) for part in parts]
+        r = self._frame.basis.shape[1]
+        grams = [passes.gram(part.memory, part.gradient, self._basis) for part in parts]
         total = np.sum(grams, axis=0)
-        if not np.isfinite(total).all() or not all(self._memory_fits(*pair) for pair in zip(parts, grams)):
+        if not np.isfinite(total).all() or not all(map(self._memory_fits, parts, grams)):
             return None
         # Each group teaches with its own rate; with equal rates this is c2 Mᵀg.
         rates = [float(part.group["law_lr"]) for part in parts]
-        v = np.sum([rate * gram[:k, k] for rate, gram in zip(rates, grams, strict=True)], axis=0)
+        v = np.sum([rate * gram[:r, r] for rate, gram in zip(rates, grams, strict=True)], axis=0)
         one = np.float64(1)
-        sums = Sums(total[:k, :k], v, total[k, k], memory_scale=one, gradient_scale=one)
-        error = _law.rounding_of(k, max(passes.machine_epsilon(part.gradient) for part in parts))
-        x = _law.correction(np, sums, self._units, self.inverse, guard=self.guard, rounding=error)
+        sums = Sums(total[:r, :r], v, total[r, r], memory_scale=one, gradient_scale=one)
+        error = _law.rounding_of(r, max(passes.machine_epsilon(part.gradient) for part in parts))
+        x = _law.correction(np, sums, self._frame, self.inverse, guard=self.guard, rounding=error)
         law = self.param_groups[0]["law"].numpy() + x
         return law if np.isfinite(law).all() else None
 
     def _memory_fits(self, part: _Part, gram: np.ndarray) -> bool:
         """Whether no entry of M B + g aᵀ can overflow."""
-        p, sizes = self.propagator, np.sqrt(np.diag(gram))
-        growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
-        largest = min(torch.finfo(t.dtype).max for t in part.params)
-        if growth @ sizes < largest:
+        sizes = np.sqrt(np.diag(gram))
+        if self._growth_of_sums @ sizes < min(torch.finfo(t.dtype).max for t in part.params):
             return True
+
         # The norms do not settle it: look at every tensor's largest entries.
-        vectors = zip(*part.memory, part.gradient, part.params, strict=True)
-        return all(
-            growth @ [float(t.abs().max()) if t.numel() else 0.0 for t in tensors]
-            < torch.finfo(theta.dtype).max
-            for *tensors, theta in vectors
-        )
+        def fits(theta: Tensor, *vectors: Tensor) -> bool:
+            tops = [float(t.abs().max()) if t.numel() else 0.0 for t in vectors]
+            return bool(self._growth @ tops < torch.finfo(theta.dtype).max)
+
+        return all(map(fits, part.params, *part.memory, part.gradient))
 
     def _advance(self, part: _Part, law: np.ndarray) -> None:
         """Memory, then parameters, of one group."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from rllc.propagator import Propagator
 
 Array = NDArray[np.float64]
-Unit = Sequence[Tensor]
+Unit = list[Tensor]
 
 # Tensors are gathered into one matrix of at most this many columns for the sums: few enough to stay
 # in cache and to bound the extra memory, many enough that small networks need one call.
@@ -26,15 +26,14 @@ GATHER = 1 << 18
 SAFE_SQUARES = (1e-24, 1e34)
 
 
-def gram(memory: Sequence[Unit], gradient: Unit) -> Array:
-    """[[MᵀM, Mᵀg], [gᵀM, gᵀg]] as a (k+1, k+1) float64 array: one pass over memory and gradient.
+def gram(memory: Sequence[Unit], gradient: Unit, basis: Array) -> Array:
+    """Inner products of the vectors [M g] basis, an (r, r) float64 array: one pass over memory and gradient.
 
-    Entries that are not finite in the input show as entries that are not finite in the result.
+    `basis` is (k+1, r). Entries that are not finite in the input show as such in the result.
     """
-    total = np.zeros((len(memory) + 1, len(memory) + 1))
-    for rows in _gathered([*memory, gradient]):
-        total += _gram_of_rows(rows)
-    return total
+    combine = torch.from_numpy(basis.T)
+    rows = (combine.to(rows) @ rows for rows in _gathered([*memory, gradient]))
+    return sum(map(_gram_of_rows, rows), start=np.zeros((basis.shape[1],) * 2))
 
 
 def machine_epsilon(unit: Unit) -> float:
@@ -94,40 +93,39 @@ def _gram_of_rows(rows: Tensor) -> Array:
 
 def advance_one(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Array) -> None:
     """M <- M B + g aᵀ, then θ <- θ + M step, tensor by tensor: the plain text of the algorithm."""
-    B, a = torch.from_numpy(p.B.copy()), torch.from_numpy(p.a.copy())
     for i, theta in enumerate(params):
         dtype = torch.promote_types(theta.dtype, torch.float32)
-        like = {"dtype": dtype, "device": theta.device}
+        B, a, s = (torch.tensor(x, dtype=dtype, device=theta.device) for x in (p.B, p.a, step))
         M = torch.stack([unit[i].to(dtype) for unit in memory], dim=-1)
-        M = M @ B.to(**like) + gradient[i].to(dtype)[..., None] * a.to(**like)
+        M = M @ B + gradient[i].to(dtype)[..., None] * a
         for j, unit in enumerate(memory):
             unit[i].copy_(M[..., j])
-        theta.copy_(theta.to(dtype) + M @ torch.as_tensor(step, **like))
+        theta.copy_(theta.to(dtype) + M @ s)
 
 
 def advance_foreach(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Array) -> None:
-    """The same as `advance_one`, with one call for all tensors of a unit; zeros of B and a cost nothing."""
-    wide_memory, wide_gradient, wide_params = [_wide(unit) for unit in memory], _wide(gradient), _wide(params)
-    _remember(p, wide_memory, wide_gradient)
-    for unit, coefficient in zip(wide_memory, step.tolist(), strict=True):
+    """The same as `advance_one`, with one call for all tensors of a unit."""
+    wide_memory, wide_params = [_wide(unit) for unit in memory], _wide(params)
+    _remember(p, wide_memory, _wide(gradient))
+    for coefficient, unit in zip(step.tolist(), wide_memory, strict=True):
         torch._foreach_add_(wide_params, unit, alpha=coefficient)
-    for stored, wide in [*zip(memory, wide_memory, strict=True), (params, wide_params)]:
+    for stored, wide in zip([*memory, params], [*wide_memory, wide_params], strict=True):
         if stored is not wide:
-            torch._foreach_copy_(list(stored), list(wide))
+            torch._foreach_copy_(stored, wide)
 
 
 def _remember(p: Propagator, memory: Sequence[Unit], gradient: Unit) -> None:
-    """M <- M B + g aᵀ in place, last unit first, so that a Jordan block's unit finds the old one before it."""
+    """M <- M B + g aᵀ in place; last unit first, so that in a Jordan block each finds the old one before it."""
     # Where B is not upper triangular, a unit that an earlier one needs is copied before it changes.
     old = [[t.clone() for t in m] if p.B[i, :i].any() else m for i, m in enumerate(memory)]
     for j in reversed(range(p.k)):
-        unit = list(memory[j])
+        unit = memory[j]
         torch._foreach_mul_(unit, float(p.B[j, j]))
         for i in np.flatnonzero(p.B[:, j]):
             if i != j:
-                torch._foreach_add_(unit, list(old[i]), alpha=float(p.B[i, j]))
+                torch._foreach_add_(unit, old[i], alpha=float(p.B[i, j]))
         if p.a[j]:
-            torch._foreach_add_(unit, list(gradient), alpha=float(p.a[j]))
+            torch._foreach_add_(unit, gradient, alpha=float(p.a[j]))
 
 
 def _wide(unit: Unit) -> Unit:

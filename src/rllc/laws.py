@@ -1,0 +1,296 @@
+"""Known optimizers as linear memory with a fixed law: M_t = M_{t-1} B + g_t aᵀ, θ_t = θ_{t-1} - M_t L.
+
+    law = rllc.laws.nesterov(lr=0.1, beta=0.9)
+    law.propagator, law.law            M(0.9) + M(0.0), [0.09, 0.1]
+    law.gain, law.mean_delay           total weight of all gradients, and their mean age
+    law.equivalent(other)              the same steps on every sequence of gradients
+
+Each is a memory and a law L_0 to start RLLC from: with law learning rate 0 it stays the known optimizer.
+What a linear memory with a constant law cannot be: bias correction and momentum schedules (the law depends
+on t), decoupled weight decay and averages of iterates (they need θ), and whatever is not linear in g
+(Adam, signs, clipping). Source: spec, sections 4 and 5; arXiv 2402.15262, section 4 and appendix A.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rllc.propagator import CM, Array, M, Propagator
+
+__all__ = [
+    "FixedLaw",
+    "accsgd",
+    "adams_bashforth",
+    "ademamix_numerator",
+    "aggmo",
+    "complex_momentum",
+    "delayed",
+    "ema_momentum",
+    "heavy_ball",
+    "nesterov",
+    "optimistic",
+    "pid",
+    "qhm",
+    "sgd",
+    "snv",
+    "triple_momentum",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class FixedLaw:
+    """The optimizer L(B, a, L): a propagator and the law that combines its units into the step M L.
+
+    Its steps are weighted sums of past gradients, Σ_i μ_i g_{t-i} with μ_i = aᵀ Bⁱ L.
+
+    Args:
+        propagator: the memory (B, a) of k units.
+        law: L, (k,).
+
+    Raises:
+        ValueError: the law is not a finite real vector with one entry per unit.
+    """
+
+    propagator: Propagator
+    law: Array
+
+    def __init__(self, propagator: Propagator, law: ArrayLike) -> None:
+        L = np.array(law)
+        if L.dtype.kind not in "iuf" or L.shape != (propagator.k,) or not np.isfinite(L).all():
+            raise ValueError(
+                f"a law for {propagator.k} memory unit{'s' * (propagator.k > 1)} is as many finite real"
+                f" numbers; got {law!r}"
+            )
+        L = L.astype(np.float64)
+        L.setflags(write=False)
+        object.__setattr__(self, "propagator", propagator)
+        object.__setattr__(self, "law", L)
+
+    def weights(self, n: int) -> Array:
+        """μ_0 ... μ_{n-1}, (n,): what the step takes of the gradient i steps back, μ_i = aᵀ Bⁱ L."""
+        return self.propagator.abstract_rule(n) @ self.law
+
+    def transfer(self, w: complex) -> complex:
+        """The transfer function G(w) = Σ_i μ_i wⁱ = aᵀ (I - wB)⁻¹ L, for |w| <= 1."""
+        B, a, L = self.propagator.B, self.propagator.a, self.law
+        return complex(a @ np.linalg.solve(np.eye(a.size) - w * B, L))
+
+    @property
+    def gain(self) -> float:
+        """c_0 = Σ_i μ_i = aᵀ (I - B)⁻¹ L: the step that a constant gradient ends in."""
+        return float(self.propagator.a @ self._settled(self.law))
+
+    @property
+    def first_moment(self) -> float:
+        """m_1 = Σ_i i μ_i = aᵀ B (I - B)⁻² L."""
+        B, a = self.propagator.B, self.propagator.a
+        return float(a @ B @ self._settled(self._settled(self.law)))
+
+    @property
+    def mean_delay(self) -> float:
+        """τ = m_1 / c_0: the mean age, in steps, of the gradients the step is made of.
+
+        Negative where the law extrapolates. To first order this optimizer is gradient descent of step c_0
+        on f + (c_0/2) τ |∇f|² (spec of the memoryless approximation, section 3).
+
+        Raises:
+            ValueError: the gain is zero up to rounding (the weights cancel), so that there is no mean.
+        """
+        if abs(self.gain) <= 1e-12 * np.abs(self.propagator.a) @ np.abs(self._settled(self.law)):
+            raise ValueError("the gain of this law is zero: its weights cancel and have no mean delay")
+        return self.first_moment / self.gain
+
+    @property
+    def minimal_memory(self) -> int:
+        """The fewest units with which some propagator and law take the same steps; 0 if there are none.
+
+        The size of the reachable and observable part, which is the rank of the Hankel matrix μ_{i+j}.
+        RLLC moves the law and may need more.
+        """
+        return 0 if self._still() else self.minimal().propagator.k
+
+    def minimal(self) -> FixedLaw:
+        """The same steps from `minimal_memory` units (an orthonormal basis of them).
+
+        Raises:
+            ValueError: this optimizer never moves.
+        """
+        if self._still():
+            raise ValueError("this optimizer never moves: no unit takes part in its step")
+        P, reached = self.propagator.reachable()
+        # Observable means: reachable in the transposed pair (Bᵀ, L).
+        O, dual = Propagator(reached.B.T, P.T @ self.law).reachable()
+        return FixedLaw(Propagator(dual.B.T, O.T @ reached.a), dual.a)
+
+    def equivalent(self, other: FixedLaw, tol: float = 1e-10) -> bool:
+        """Whether both take the same steps on every sequence of gradients (spec, section 4).
+
+        They do if μ_0 ... μ_{k+k'-1} agree; here to tol times the largest of them.
+        """
+        n = self.propagator.k + other.propagator.k
+        mine, its = self.weights(n), other.weights(n)
+        return bool(abs(mine - its).max() <= tol * max(abs(mine).max(), abs(its).max()))
+
+    def _settled(self, L: Array) -> Array:
+        """(I - B)⁻¹ L."""
+        return np.linalg.solve(np.eye(L.size) - self.propagator.B, L).astype(np.float64)
+
+    def _still(self) -> bool:
+        """Whether every weight is zero; the first k decide."""
+        p = self.propagator
+        scale = np.linalg.norm(p.a) * np.linalg.norm(self.law)
+        return bool(abs(self.weights(p.k)).max() <= 1e-14 * scale)
+
+
+def sgd(lr: float) -> FixedLaw:
+    """θ <- θ - lr g. Memory M(0)."""
+    return FixedLaw(M(0.0), [_rate(lr)])
+
+
+def heavy_ball(lr: float, beta: float) -> FixedLaw:
+    """m <- β m + g, θ <- θ - lr m (torch.optim.SGD with momentum). Memory M(β)."""
+    return FixedLaw(M(_decay(beta)), [_rate(lr)])
+
+
+def ema_momentum(lr: float, beta: float) -> FixedLaw:
+    """m <- β m + (1-β) g, θ <- θ - lr m, without bias correction. B = β, a = 1-β."""
+    return FixedLaw(_averages(beta), [_rate(lr)])
+
+
+def nesterov(lr: float, beta: float) -> FixedLaw:
+    """m <- β m + g, θ <- θ - lr (g + β m): the look-ahead points of Nesterov's method (Lemma 4.1).
+
+    These are the iterates of torch.optim.SGD(nesterov=True). Memory M(β) + M(0), L = lr (β, 1).
+    """
+    return FixedLaw(M(_decay(beta)) | M(0.0), [_rate(lr) * beta, lr])
+
+
+def qhm(lr: float, beta: float, nu: float) -> FixedLaw:
+    """m <- β m + (1-β) g, θ <- θ - lr ((1-ν) g + ν m): quasi-hyperbolic momentum (arXiv 1810.06801)."""
+    return FixedLaw(_averages(beta) | M(0.0), [_rate(lr) * _finite("nu", nu), lr * (1 - nu)])
+
+
+def aggmo(lr: float, betas: Sequence[float]) -> FixedLaw:
+    """m_j <- β_j m_j + g, θ <- θ - lr mean_j m_j: aggregated momentum (arXiv 1804.00325)."""
+    if len(betas) == 0:
+        raise ValueError("betas is empty; give at least one decay, for example (0.0, 0.9, 0.99)")
+    memory = functools.reduce(operator.or_, (M(_decay(beta)) for beta in betas))
+    return FixedLaw(memory, np.full(len(betas), _rate(lr) / len(betas)))
+
+
+def accsgd(lr: float, kappa: float, xi: float) -> FixedLaw:
+    """Accelerated SGD of arXiv 1803.05591 with long step κ and advantage ξ, its constant 0.7 as published.
+
+    w <- α w + (1-α)(θ - (κ lr / 0.7) g) with 1-α = 0.49 ξ/κ, then θ <- p (θ - lr g) + (1-p) w with
+    p = 0.7 / (1.7-α). Memory M(p α) + M(0).
+    """
+    kappa, xi = _positive("kappa", kappa), _positive("xi", xi)
+    alpha = 1 - 0.49 * xi / kappa
+    p = 0.7 / (1.7 - alpha)
+    long_step = kappa * _rate(lr) / 0.7
+    return FixedLaw(M(p * alpha) | M(0.0), [(1 - p) * ((1 - alpha) * long_step - lr), lr])
+
+
+def snv(lr: float, beta1: float, beta2: float) -> FixedLaw:
+    """ξ_{t+1} = ξ_t + β₁(ξ_t - ξ_{t-1}) - lr ∇f(y_t), iterates y_t = ξ_t + β₂(ξ_t - ξ_{t-1}).
+
+    The synthesized Nesterov variants of Lessard, Recht and Packard (arXiv 1408.3595). Memory M(β₁) + M(0),
+    or the delay line M_2(0) where β₁ = 0.
+    """
+    beta1, beta2 = _decay(beta1), _finite("beta2", beta2)
+    if beta1 == 0:
+        return FixedLaw(M(0.0, 2), [_rate(lr) * (1 + beta2), -lr * beta2])
+    ratio = beta2 / beta1
+    return FixedLaw(M(beta1) | M(0.0), [_rate(lr) * (1 + beta2 - ratio), lr * ratio])
+
+
+def triple_momentum(convexity: float, smoothness: float) -> FixedLaw:
+    """The triple momentum method for m-strongly convex f with L-Lipschitz gradient: 0 < m <= L.
+
+    `snv` with ρ = 1 - √(m/L), lr = (1+ρ)/L, β₁ = ρ²/(2-ρ), β₂ = ρ²/((1+ρ)(2-ρ)) (Van Scoy, Freeman and
+    Lynch, 2018). Its output (1+δ)ξ_t - δ ξ_{t-1} is a map of the iterates and not one of them.
+    """
+    m, smooth = _positive("convexity", convexity), _positive("smoothness", smoothness)
+    if m > smooth:
+        raise ValueError(f"convexity {m} exceeds smoothness {smooth}; it is at most as large")
+    rho = 1 - math.sqrt(m / smooth)
+    beta1 = rho**2 / (2 - rho)
+    return snv((1 + rho) / smooth, beta1, beta1 / (1 + rho))
+
+
+def pid(lr: float, beta: float, kd: float) -> FixedLaw:
+    """V <- β V - lr g, D <- β D + (1-β)(g - g_previous), θ <- θ + V - kd D: a PID controller (CVPR 2018).
+
+    The gradient before the first counts as 0. Memory M(β) + M(0), or the delay line M_2(0) where β = 0:
+    the D term needs no third unit.
+    """
+    beta, kd = _decay(beta), _finite("kd", kd)
+    if beta == 0:
+        return FixedLaw(M(0.0, 2), [_rate(lr) + kd, -kd])
+    d = kd * (1 - beta) / beta
+    return FixedLaw(M(beta) | M(0.0), [_rate(lr) + kd * (1 - beta) - d, d])
+
+
+def complex_momentum(lr: complex, gamma: complex) -> FixedLaw:
+    """z <- γ z + g, θ <- θ - Re(lr z) (arXiv 2102.08431). Memory CM(γ), L = (Re lr, -Im lr)."""
+    lr = complex(lr)
+    return FixedLaw(CM(gamma), [_finite("lr", lr.real), -_finite("lr", lr.imag)])
+
+
+def ademamix_numerator(lr: float, beta1: float, beta3: float, alpha: float) -> FixedLaw:
+    """The numerator m_1 + α m_2 of AdEMAMix (arXiv 2409.03137), two averages without bias correction."""
+    return FixedLaw(_averages(beta1, beta3), [_rate(lr), lr * _finite("alpha", alpha)])
+
+
+def optimistic(lr: float) -> FixedLaw:
+    """θ <- θ - lr (2 g - g_previous), the gradient before the first being 0. Memory M_2(0)."""
+    return FixedLaw(M(0.0, 2), [2 * _rate(lr), -lr])
+
+
+def adams_bashforth(lr: float) -> FixedLaw:
+    """θ <- θ - lr (3/2 g - 1/2 g_previous): the two-step rule AB2, of mean delay -1/2. Memory M_2(0)."""
+    return FixedLaw(M(0.0, 2), [1.5 * _rate(lr), -0.5 * lr])
+
+
+def delayed(lr: float, delay: int) -> FixedLaw:
+    """θ <- θ - lr g_{t-d}: each gradient is used d steps late. Memory M_{d+1}(0)."""
+    if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 0:
+        raise ValueError(f"delay must be a whole number of steps, 0 or more; got {delay!r}")
+    return FixedLaw(M(0.0, int(delay) + 1), _rate(lr) * np.eye(int(delay) + 1)[-1])
+
+
+def _averages(*betas: float) -> Propagator:
+    """Exponential moving averages m_j <- β_j m_j + (1-β_j) g."""
+    decays = [_decay(beta) for beta in betas]
+    return Propagator(np.diag(decays), [1 - beta for beta in decays])
+
+
+def _rate(lr: float) -> float:
+    if not (math.isfinite(lr) and lr >= 0):
+        raise ValueError(f"lr must be a finite number, 0 or more; got {lr}")
+    return float(lr)
+
+
+def _decay(beta: float) -> float:
+    if not abs(beta) < 1:
+        raise ValueError(f"a momentum decay must lie in (-1, 1), so that old gradients fade; got {beta}")
+    return float(beta)
+
+
+def _positive(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number above 0; got {value}")
+    return float(value)
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value}")
+    return float(value)

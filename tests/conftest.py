@@ -1,0 +1,15 @@
+"""Settings every test shares; set before JAX and torch are imported."""
+
+import os
+
+# Eight host devices, so that sharding is tested without hardware.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tensors here are tiny: threads only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# Machines differ in speed, results must not: no deadline, the same examples every time.
+settings.register_profile("rllc", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("rllc")

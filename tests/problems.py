@@ -1,0 +1,68 @@
+"""What the optimizers are tested on: the paper's eight memories and two problems with known gradients."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from rllc.notation import parse
+from rllc.propagator import Propagator
+
+# The RLLC optimizers of the paper's Table 1.
+EIGHT = (
+    "M(0.9)",
+    "M(0.9) + M(0.0)",
+    "M(0.9) + M(0.8) + M(0.7)",
+    "M_2(0.6)",
+    "M(0.9) + M_2(0.6)",
+    "M(0.9) + M(0.0) + M_2(0.6)",
+    "M_3(0.6)",
+    "M(0.9) + M(-0.9) + CM(0.9i)",
+)
+
+# Not block diagonal, not triangular: every unit feeds every other.
+DENSE = parse("M(0.9) + CM(0.3+0.4i)").change_basis([[1.0, 0.3, 0.1], [0.2, 1.0, -0.2], [-0.1, 0.3, 1.0]])
+
+Problem = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
+
+
+def quadratic(n: int = 24, seed: int = 0) -> Problem:
+    """θ_0 and the gradient A θ, A positive definite of condition number about 100."""
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    A = Q * np.geomspace(0.01, 1, n) @ Q.T
+    return rng.normal(size=n), lambda theta: A @ theta
+
+
+def tanh_net(seed: int = 0) -> Problem:
+    """θ_0 and the gradient of a small tanh network's squared error: 5 inputs, 4 hidden, 24 parameters."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(40, 5))
+    y = np.sin(X[:, 0]) + X[:, 1] * X[:, 2]
+
+    def gradient(theta: np.ndarray) -> np.ndarray:
+        V, w = theta[:20].reshape(5, 4), theta[20:]
+        H = np.tanh(X @ V)
+        e = (H @ w - y) / len(y)
+        return np.concatenate([(X.T @ (np.outer(e, w) * (1 - H**2))).ravel(), H.T @ e])
+
+    return rng.normal(size=24), gradient
+
+
+def run(problem: Problem, step: Callable[[np.ndarray], np.ndarray], steps: int) -> np.ndarray:
+    """θ after `steps` calls of step: θ -> θ."""
+    theta, _ = problem
+    for _ in range(steps):
+        theta = step(theta)
+    return theta
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    """max |got - want| / max |want|."""
+    return float(np.max(np.abs(np.asarray(got) - want)) / np.max(np.abs(want)))
+
+
+def random_propagator(seed: int, k: int) -> Propagator:
+    """A propagator with no structure, spectral radius 0.9."""
+    rng = np.random.default_rng(seed)
+    B = rng.normal(size=(k, k))
+    return Propagator(0.9 * B / np.max(np.abs(np.linalg.eigvals(B))), rng.normal(size=k))

@@ -1,0 +1,182 @@
+"""The correction against the SVD oracle, in three frameworks, and the invariances of spec section 7."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from problems import EIGHT, random_propagator, relative_error
+
+from rllc import M, law, reference
+from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, Ridge, Sums
+from rllc.notation import parse
+
+INVERSES = [GramianRidge(1e-3), Ridge(1e-2), Cutoff(1e-6)]
+F64 = law.rounding_of(4, np.finfo(np.float64).eps)
+
+
+def oracle(inverse, p):
+    match inverse:
+        case GramianRidge(eps):
+            return reference.gramian_ridge(p, eps)
+        case Ridge(eps):
+            return reference.ridge(eps)
+        case Cutoff(rcond):
+            return reference.cutoff(rcond)
+
+
+def correction(memory, g, p, inverse, guard=False, xp=np, convert=np.asarray):
+    """x for a memory (n, k) and gradient (n,) given in NumPy, computed in namespace xp."""
+    C, metric, first = inverse.frame(p)
+    U, one = memory @ C, convert(np.float64(1))
+    sums = Sums(convert(U.T @ U), convert(U.T @ g), convert(g @ g), one, one)
+    frame = Frame(convert(C), convert(metric), first)
+    x = law.correction(xp, sums, frame, inverse, guard=guard, rounding=F64)
+    return np.asarray(x)
+
+
+def memory_of(p, n=12, steps=30, seed=0):
+    """The memory of p after random gradients, and a new gradient."""
+    rng = np.random.default_rng(seed)
+    m = np.zeros((n, p.k))
+    for g in rng.normal(size=(steps, n)):
+        m = m @ p.B + np.outer(g, p.a)
+    return m, rng.normal(size=n)
+
+
+@pytest.mark.parametrize("guard", [False, True])
+@pytest.mark.parametrize("inverse", INVERSES, ids=repr)
+@pytest.mark.parametrize("text", EIGHT)
+@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+def test_equals_the_svd_oracle(framework, text, inverse, guard):
+    p = parse(text)
+    memory, g = memory_of(p)
+    if guard:  # make it bite
+        memory = memory * 1e-3
+    want = oracle(inverse, p)
+    want = (reference.guarded(want, p, GUARD_FRACTION) if guard else want)(memory, g)
+    with jax.enable_x64(True):
+        xp, convert = {
+            "numpy": (np, np.asarray),
+            "torch": (torch, torch.as_tensor),
+            "jax": (jnp, jnp.asarray),
+        }[framework]
+        got = correction(memory, g, p, inverse, guard, xp, convert)
+    # Gram matrices square the condition number of the units.
+    assert relative_error(got, want) < 1e-15 * max(1e3, np.linalg.cond(memory) ** 2)
+
+
+@pytest.mark.parametrize("guard", [False, True])
+@pytest.mark.parametrize("inverse", INVERSES, ids=repr)
+def test_zero_memory_and_zero_gradient_give_exactly_zero(inverse, guard):
+    p = parse("M(0.9) + M_2(0.6)")
+    memory, g = memory_of(p)
+    assert not correction(0 * memory, g, p, inverse, guard).any()
+    assert not correction(memory, 0 * g, p, inverse, guard).any()
+    assert not correction(0 * memory, 0 * g, p, inverse, guard).any()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 4), st.floats(0, 1))
+def test_gramian_ridge_keeps_lemma_3_8(seed, k, eps):
+    """In the units M Q the law is Q⁻¹ L, whatever the invertible Q; so the steps are the same."""
+    p = random_propagator(seed, k)
+    rng = np.random.default_rng(seed)
+    Q = rng.normal(size=(k, k))
+    memory, g = memory_of(p, steps=rng.integers(1, 9), seed=seed)  # at times fewer gradients than units
+    kappa = np.linalg.cond(Q) ** 2 * np.linalg.cond(p.gramian())
+    assume(kappa < 1e8)
+    eps = max(eps, 1e-6)  # below, the rank-deficient start has nothing that fixes the digits
+    x = correction(memory, g, p, GramianRidge(eps), guard=True)
+    y = correction(memory @ Q, g, p.change_basis(Q), GramianRidge(eps), guard=True)
+    assert relative_error(memory @ Q @ y, memory @ x) < 1e-15 * kappa / eps + 1e-11
+
+
+@pytest.mark.parametrize("inverse", INVERSES, ids=repr)
+def test_permutations_and_rotations_are_kept_by_every_inverse(inverse):
+    p = random_propagator(3, 3)
+    memory, g = memory_of(p)
+    x = correction(memory, g, p, inverse)
+    for Q in (np.eye(3)[[2, 0, 1]], np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]):
+        y = correction(memory @ Q, g, p.change_basis(Q), inverse)
+        np.testing.assert_allclose(Q @ y, x, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 10.0, 1e9])
+@pytest.mark.parametrize("inverse", [GramianRidge(1e-3), Cutoff(1e-6)], ids=repr)
+def test_rescaling_gradients_changes_nothing(inverse, scale):
+    p = parse("M(0.9) + M(0)")
+    memory, g = memory_of(p)
+    np.testing.assert_allclose(
+        correction(scale * memory, scale * g, p, inverse, guard=True),
+        correction(memory, g, p, inverse, guard=True),
+        rtol=1e-12,
+    )
+
+
+def test_ridge_breaks_rescaling_and_changes_of_units_as_documented():
+    p, Q = parse("M(0.9) + M(0)"), np.diag([1.0, 30.0])
+    memory, g = memory_of(p)
+    x = correction(memory, g, p, Ridge(1e-1))
+    assert relative_error(correction(0.1 * memory, 0.1 * g, p, Ridge(1e-1)), x) > 1e-2
+    assert relative_error(Q @ correction(memory @ Q, g, p.change_basis(Q), Ridge(1e-1)), x) > 1e-3
+
+
+@pytest.mark.parametrize("inverse", INVERSES, ids=repr)
+def test_equal_units_share_the_correction(inverse):
+    p, single = parse("M(0.9) + M(0.9)"), parse("M(0.9)")
+    memory, g = memory_of(p)
+    x = correction(memory, g, p, inverse)
+    assert x[0] == pytest.approx(x[1], rel=1e-12)
+    if not isinstance(inverse, Ridge):  # an absolute ridge sees a unit of twice the squared size
+        np.testing.assert_allclose(x.sum(), correction(memory[:, :1], g, single, inverse)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99])
+def test_guard_bounds_the_law_after_any_silence(beta):
+    """The exact formula grows like β⁻ᵀ; guarded, a returning gradient never moves L by more than 1/δ steps
+    of a memory that holds one gradient, and after a long silence by nothing."""
+    p = M(beta)
+    g = np.ones(7)
+    memory = np.outer(g, p.a) / (1 - beta)  # a long run of equal gradients
+    ordinary = correction(g[:, None], g, p, GramianRidge())[0]  # the second step of every run
+    moved = []
+    for _ in range(4000):
+        memory = memory @ p.B
+        moved.append(correction(memory, g, p, GramianRidge(), guard=True)[0])
+    assert max(moved) <= ordinary / GUARD_FRACTION * (1 + 1e-9)
+    assert moved[-1] < 1e-3 * ordinary
+    if beta:
+        memory = np.outer(g, p.a) * 1e-12
+        assert correction(memory, g, p, GramianRidge())[0] > 1e11 * ordinary
+        assert correction(memory, g, p, GramianRidge(), guard=True)[0] < 1e-10 * ordinary
+
+
+def test_guard_leaves_ordinary_steps_alone():
+    for text in EIGHT:
+        p = parse(text)
+        for steps in (1, 2, 5, 50):  # gradients of one size, from the second step of a run on
+            memory, g = memory_of(p, n=4000, steps=steps)
+            np.testing.assert_array_equal(
+                correction(memory, g, p, GramianRidge(), guard=True),
+                correction(memory, g, p, GramianRidge(), guard=False),
+            )
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: GramianRidge(-1e-3), "eps must be a finite number >= 0, got -0.001"),
+        (lambda: Ridge(float("nan")), "eps must be a finite number >= 0, got nan"),
+        (lambda: Cutoff(float("inf")), "rcond must be a finite number >= 0, got inf"),
+        (lambda: law.chosen_inverse(1e-3, Ridge(1e-8)), "both given"),
+        (lambda: law.chosen_inverse(None, "ridge"), "inverse must be GramianRidge"),
+        (lambda: law.initial_law([1.0, 2.0], 3), "law must have 3 entries"),
+        (lambda: law.initial_law([1.0, np.nan], 2), "finite real numbers"),
+        (lambda: law.initial_law("ones", 2), "law must have 2 entries"),
+    ],
+)
+def test_refusals(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()

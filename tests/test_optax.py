@@ -1,0 +1,412 @@
+"""rllc.optax as a citizen of JAX and optax: transformations, wrappers, dtypes, shardings."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from problems import EIGHT
+
+from rllc import parse, reference
+from rllc.law import Cutoff, GramianRidge, Ridge
+from rllc.optax import rllc, scale_by_rllc
+
+# NumPy, so that JAX takes them in the precision that is enabled.
+PARAMS = {"w": np.arange(6.0).reshape(2, 3) / 5 - 0.4, "b": (np.ones(4), np.array(0.3))}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Most tests compare two ways to the same numbers: in float64 they must agree to many digits."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def float32():
+    with jax.enable_x64(False):
+        yield
+
+
+def loss(params, shift=0.0):
+    return sum(jnp.sum(jnp.cos(x + shift) * x**2 + 0.1 * x**2) for x in jax.tree.leaves(params))
+
+
+def train(tx, params=PARAMS, steps=20, update=None):
+    """Parameters and state after some steps of tx on `loss`."""
+    params = jax.tree.map(jnp.asarray, params)
+    state, update = tx.init(params), update or tx.update
+    for t in range(steps):
+        updates, state = update(jax.grad(loss)(params, 0.1 * t), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def learned(state):
+    """The law in any nesting of states."""
+    return optax.tree.get(state, "law")
+
+
+def assert_same(got, want, rtol=1e-8):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-9), got, want)
+
+
+@pytest.fixture(params=["M(0.9)", "M(0.9) + M(0)", "M(0.9) + M_2(0.6) + CM(0.3+0.2i)"])
+def tx(request):
+    return rllc(request.param, 0.05, 0.02)
+
+
+def test_jit_changes_nothing(tx):
+    assert_same(train(tx, update=jax.jit(tx.update)), train(tx))
+
+
+def test_state_dtypes_and_shapes_are_stable(tx):
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        shapes = jax.eval_shape(tx.update, PARAMS, state, PARAMS)
+        updates, new = tx.update(jax.grad(loss)(PARAMS), state, PARAMS)
+        as_shape = lambda x: (x.shape, x.dtype)  # noqa: E731
+        assert jax.tree.map(as_shape, shapes) == jax.tree.map(as_shape, (updates, new))
+        assert jax.tree.map(as_shape, new) == jax.tree.map(as_shape, state)
+        assert jax.tree.map(as_shape, updates) == jax.tree.map(as_shape, PARAMS)
+        state = new
+
+
+def test_eval_shape_of_init(tx):
+    shapes = jax.eval_shape(tx.init, PARAMS)
+    assert jax.tree.structure(shapes) == jax.tree.structure(tx.init(PARAMS))
+
+
+def test_scan_equals_a_loop(tx):
+    def body(carry, t):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, 0.1 * t), state, params)
+        return (optax.apply_updates(params, updates), state), learned(state)
+
+    (params, state), laws = jax.lax.scan(body, (PARAMS, tx.init(PARAMS)), jnp.arange(20))
+    assert_same((params, state), train(tx))
+    assert_same(laws[-1], learned(state))
+
+
+def test_cond_on_the_step(tx):
+    state = tx.init(PARAMS)
+    g = jax.grad(loss)(PARAMS)
+
+    def maybe(take):
+        return jax.lax.cond(
+            take, lambda: tx.update(g, state, PARAMS), lambda: (jax.tree.map(jnp.zeros_like, g), state)
+        )
+
+    assert_same(jax.jit(maybe)(True), tx.update(g, state, PARAMS))
+    assert_same(jax.jit(maybe)(False)[1], state)
+
+
+def test_vmap_over_rates_eps_and_laws():
+    def final(lr, c2, eps, law):
+        params, state = train(rllc("M(0.9) + M(0)", lr, c2, law=law, eps=eps), steps=10)
+        return params, learned(state)
+
+    lrs, c2s = jnp.array([0.01, 0.05, 0.0]), jnp.array([0.0, 0.02, 0.1])
+    epss, laws = jnp.array([1e-4, 1e-2, 1.0]), jnp.array([[1.0, 1.0], [0.9, 1.0], [0.0, 2.0]])
+    together = jax.vmap(final)(lrs, c2s, epss, laws)
+    for i in range(3):
+        alone = final(float(lrs[i]), float(c2s[i]), float(epss[i]), np.asarray(laws[i]))
+        assert_same(jax.tree.map(lambda x, i=i: x[i], together), alone)
+
+
+def test_vmap_over_seeds(tx):
+    def final(key):
+        params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), PARAMS)
+        params, state = train(tx, params, steps=10)
+        return params, learned(state)
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    together = jax.vmap(final)(keys)
+    for i, key in enumerate(keys):
+        assert_same(jax.tree.map(lambda x, i=i: x[i], together), final(key))
+
+
+@pytest.mark.parametrize("memory", ["M(0.9)", "M(0.9) + M(0.9)", "M_3(0.6)"])
+def test_gradient_through_the_update_equals_finite_differences(memory):
+    """From the first step on, where memory is zero, and through units that are equal."""
+
+    start, k = {"w": jnp.array([0.3, -0.5]), "b": jnp.asarray(0.2)}, parse(memory).k
+
+    def final(x):
+        tx = rllc(memory, x[0], x[1], law=jnp.ones(k) * x[2], eps=x[3])
+        return loss(train(tx, start, 6)[0])
+
+    x, h = jnp.array([0.05, 0.03, 0.9, 0.02]), 1e-6
+    g = jax.grad(final)(x)
+    numeric = [(final(x.at[i].add(h)) - final(x.at[i].add(-h))) / (2 * h) for i in range(len(x))]
+    np.testing.assert_allclose(g, numeric, rtol=1e-5, atol=1e-9)
+    assert np.abs(np.asarray(g)).min() > 1e-6
+
+
+def test_one_compilation_while_rates_change():
+    traces = 0
+
+    def counted(*args):
+        nonlocal traces
+        traces += 1
+        return tx.update(*args)
+
+    tx = optax.inject_hyperparams(rllc)("M(0.9) + M(0)", learning_rate=0.05, law_learning_rate=0.02, eps=1e-3)
+    update, state, params = jax.jit(counted), tx.init(PARAMS), PARAMS
+    for lr, c2, eps in [(0.05, 0.02, 1e-3), (0.01, 0.03, 1e-2), (0.0, 0.0, 1.0)]:
+        state.hyperparams.update(
+            learning_rate=jnp.asarray(lr), law_learning_rate=jnp.asarray(c2), eps=jnp.asarray(eps)
+        )
+        updates, state = update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert traces == 1
+    assert not any(np.any(u) for u in jax.tree.leaves(updates))  # the last learning rate was zero
+
+
+def test_inject_hyperparams_equals_plain():
+    args = {"memory": "M(0.9)", "learning_rate": 0.05, "law_learning_rate": 0.02, "weight_decay": 0.1}
+    injected = train(optax.inject_hyperparams(rllc)(**args))
+    plain = train(rllc(**args))
+    assert_same((injected[0], learned(injected[1])), (plain[0], learned(plain[1])))
+
+
+def test_schedules_for_both_rates():
+    def by_hand(t):
+        return 0.05 / (1 + t), 0.02 * (t >= 3)
+
+    tx = rllc("M(0.9)", lambda t: by_hand(t)[0], lambda t: by_hand(t)[1])
+    want, state = PARAMS, rllc("M(0.9)", 0.0, 0.0).init(PARAMS)
+    for t in range(8):
+        updates, state = rllc("M(0.9)", *map(float, by_hand(t))).update(jax.grad(loss)(want, 0.1 * t), state)
+        want = optax.apply_updates(want, updates)
+    params, got = train(tx, steps=8)
+    assert_same((params, learned(got)), (want, learned(state)))
+
+
+def test_masked_and_partition_have_a_law_of_their_own():
+    mask = {"w": True, "b": (False, True)}
+    tx = optax.masked(rllc("M(0.9) + M(0)", 0.05, 0.02), mask)
+    alone = {"w": PARAMS["w"], "b": (None, PARAMS["b"][1])}
+    g = jax.grad(loss)(PARAMS)
+    updates, state = tx.update(g, tx.init(PARAMS), PARAMS)
+    inner = rllc("M(0.9) + M(0)", 0.05, 0.02)
+    want, inner_state = inner.update({"w": g["w"], "b": (None, g["b"][1])}, inner.init(alone), alone)
+    assert_same((updates["w"], updates["b"][1], learned(state)), (want["w"], want["b"][1], learned(inner_state)))
+    assert_same(updates["b"][0], g["b"][0])
+
+    parts = optax.partition(
+        {"rllc": rllc("M(0.9)", 0.05, 0.02), "sgd": optax.sgd(0.1)}, {"w": "rllc", "b": ("sgd", "rllc")}
+    )
+    params, state = train(parts, steps=5)
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), params))
+    assert learned(state).shape == (1,)
+
+
+def test_multisteps_equals_the_mean_gradient():
+    inner = rllc("M(0.9)", 0.05, 0.02)
+    tx = optax.MultiSteps(inner, every_k_schedule=2)
+    g1, g2 = jax.grad(loss)(PARAMS, 0.0), jax.grad(loss)(PARAMS, 0.7)
+    state = tx.init(PARAMS)
+    updates, state = tx.update(g1, state, PARAMS)
+    assert not any(np.any(u) for u in jax.tree.leaves(updates))
+    updates, state = tx.update(g2, state, PARAMS)
+    want, _ = inner.update(jax.tree.map(lambda x, y: (x + y) / 2, g1, g2), inner.init(PARAMS), PARAMS)
+    assert_same(updates, want)
+
+
+def test_apply_if_finite_and_the_own_skip_agree():
+    g = jax.grad(loss)(PARAMS)
+    bad = {**g, "w": g["w"].at[0, 1].set(jnp.nan)}
+    tx = rllc("M(0.9) + M(0)", 0.05, 0.02, weight_decay=0.1)
+    wrapped = optax.apply_if_finite(tx, 5)
+    state, wrapped_state = tx.init(PARAMS), wrapped.init(PARAMS)
+    for gradient in (g, bad, g):
+        updates, state = tx.update(gradient, state, PARAMS)
+        wrapped_updates, wrapped_state = wrapped.update(gradient, wrapped_state, PARAMS)
+        assert_same(updates, wrapped_updates)
+        assert_same((state[0].law, state[0].memory), learned_and_memory(wrapped_state.inner_state))
+    assert int(state[0].skipped) == 1
+
+
+def learned_and_memory(state):
+    return state[0].law, state[0].memory
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_gradient_that_is_not_finite_or_overflows_memory_is_skipped_whole(float32, value):
+    tx = rllc("M(0.9)", 0.05, 0.02, weight_decay=0.1)
+    params, state = train(tx, steps=3)
+    if value == 3e38:
+        state = (state[0]._replace(memory=jax.tree.map(lambda m: m + 3e38, state[0].memory)), *state[1:])
+    g = jax.grad(loss)(params)
+    updates, new = jax.jit(tx.update)({**g, "b": (g["b"][0], jnp.asarray(value))}, state, params)
+    assert not any(np.any(u) for u in jax.tree.leaves(updates))
+    assert_same((new[0].law, new[0].memory), (state[0].law, state[0].memory), rtol=0)
+    assert int(new[0].skipped) == 1
+    assert int(new[0].count) == int(state[0].count) + 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize("memory", EIGHT)
+def test_float32_law_is_the_same_for_gradients_from_1e_30_to_1e30(float32, memory, scale):
+    tx = scale_by_rllc(memory, 0.02)
+    gradients = np.random.default_rng(0).normal(size=(25, 50)).astype(np.float32)
+
+    def law(scale):
+        state = tx.init(jnp.zeros(50))
+        for g in gradients:
+            updates, state = update(jnp.asarray(g) * scale, state)
+        return state.law, updates / scale
+
+    update = jax.jit(tx.update)
+    assert_same(law(jnp.float32(scale)), law(jnp.float32(1)), rtol=3e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64])
+def test_dtypes_are_kept_and_the_law_is_at_least_float32(dtype):
+    tx = rllc("M(0.9) + M(0)", 0.05, 0.02)
+    want, _ = train(tx)
+    with jax.enable_x64(dtype == jnp.float64):
+        got, state = train(tx, jax.tree.map(lambda x: x.astype(dtype), PARAMS))
+        assert {x.dtype for x in jax.tree.leaves((got, state[0].memory))} == {jnp.dtype(dtype)}
+        assert learned(state).dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.asarray(x, np.float64), y, atol=40 * float(jnp.finfo(dtype).eps))
+
+
+def test_mixed_dtypes_and_a_large_gradient_beside_float16():
+    params = {"half": jnp.ones(3, jnp.float16), "single": jnp.ones(3), "brain": jnp.ones(2, jnp.bfloat16)}
+    g = {"half": jnp.ones(3, jnp.float16), "single": jnp.full(3, 1e6), "brain": jnp.ones(2, jnp.bfloat16)}
+    tx = rllc("M(0.9)", 0.1, 0.01)
+    updates, state = tx.update(g, tx.init(params), params)
+    assert int(state[0].skipped) == 0  # 1e6 is too much for float16, but it is no float16 leaf's
+    assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, params)
+
+
+def test_complex_leaves_equal_their_real_view():
+    z = jnp.array([0.3 + 0.5j, -0.2 - 0.1j])
+    x = {"re": z.real, "im": z.imag}
+    tx = rllc("M(0.9) + M(0)", 0.05, 0.05)
+    z_state, x_state = tx.init(z), tx.init(x)
+    for t in range(10):
+        g = {"re": x["re"] ** 3 - 0.1 * t, "im": x["im"] * x["re"] ** 2}
+        updates, x_state = tx.update(g, x_state)
+        x = optax.apply_updates(x, updates)
+        updates, z_state = tx.update(g["re"] + 1j * g["im"], z_state)
+        z = optax.apply_updates(z, updates)
+    assert z.dtype == jnp.complex128
+    assert_same((z.real, z.imag, learned(z_state)), (x["re"], x["im"], learned(x_state)))
+
+
+@pytest.mark.parametrize("params", [{}, {"e": jnp.zeros((0, 3))}, {"e": jnp.zeros((0,)), "s": jnp.asarray(2.0)}])
+def test_empty_trees_empty_leaves_and_scalars(params, tx):
+    updates, state = jax.jit(tx.update)(jax.tree.map(lambda x: x + 1, params), tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert int(state[0].skipped) == 0
+    assert np.isfinite(learned(state)).all()
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_sharded_parameters_give_the_law_of_one_device(axis_type, tx):
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axis_type,) * 2)
+    params = {"w": jnp.arange(64.0).reshape(8, 8) / 40 - 0.7, "b": jnp.linspace(-1, 1, 6)}
+    want, want_state = train(tx, params, update=jax.jit(tx.update))
+    specs = {"w": P("x", "y"), "b": P("y")}
+    with jax.set_mesh(mesh):
+        sharded = jax.tree.map(lambda x, s: jax.device_put(x, NamedSharding(mesh, s)), params, specs)
+        state = tx.init(sharded)
+        got, got_state = train(tx, sharded, update=jax.jit(tx.update))
+    for unit in state[0].memory:
+        assert jax.tree.map(lambda m: m.sharding.spec, unit) == specs
+    assert jax.tree.map(lambda x: x.sharding.spec, got) == specs
+    assert_same(jax.device_get((got, learned(got_state))), jax.device_get((want, learned(want_state))))
+
+
+def test_buffers_can_be_donated(tx):
+    want = train(tx, steps=5)
+
+    def step(params, state, t):
+        updates, state = tx.update(jax.grad(loss)(params, 0.1 * t), state, params)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.copy, PARAMS)
+    state = tx.init(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a buffer that could not be donated warns
+        for t in range(5):
+            before = state[0].memory[0]["w"]
+            params, state = step(params, state, jnp.float64(t))
+            assert before.is_deleted()
+    assert_same((params, state), want)
+
+
+def test_optax_finds_the_parameter_like_parts_of_the_state(tx):
+    marked = optax.tree_map_params(tx, lambda _: "param", tx.init(PARAMS), transform_non_params=lambda _: "other")
+    assert set(jax.tree.leaves(marked[0].memory)) == {"param"}
+    assert marked[0].law == "other"
+
+
+def test_zero_learning_rate_leaves_parameters_still_while_the_law_learns():
+    params, state = train(rllc("M(0.9)", 0.0, 0.02))
+    assert_same(params, PARAMS, rtol=0)
+    assert learned(state)[0] != 1
+
+
+def test_a_hundred_thousand_float32_steps_do_not_drift(float32):
+    """The correction at the end still equals the one from the actual units, in float64."""
+    tx = scale_by_rllc("M(0.99) + M(0)", 1e-4)
+
+    def gradient(t):
+        return jax.random.normal(jax.random.fold_in(jax.random.key(0), t), (64,)) + 0.3 * jnp.sin(t / 50)
+
+    def body(state, t):
+        _, state = tx.update(gradient(t), state)
+        return state, None
+
+    state, _ = jax.jit(lambda s: jax.lax.scan(body, s, jnp.arange(100_000)))(tx.init(jnp.zeros(64)))
+    g = gradient(100_000)
+    p = parse("M(0.99) + M(0)")
+    memory = np.stack([np.asarray(m, np.float64) for m in state.memory], axis=1)
+    x = reference.gramian_ridge(p, GramianRidge().eps)(memory, np.asarray(g, np.float64))
+    # The law is stored in float32: compare the change that one step makes with a large rate.
+    _, after = scale_by_rllc("M(0.99) + M(0)", 1.0).update(g, state)
+    np.testing.assert_allclose(after.law - state.law, x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: rllc("M(0.9)", -0.1, 0.01), "learning_rate must be a finite number >= 0, got -0.1"),
+        (lambda: rllc("M(0.9)", 0.1, float("nan")), "law_learning_rate must be a finite number >= 0, got nan"),
+        (lambda: rllc("M(0.9)", jnp.asarray(-1.0), 0.01), "learning_rate must be"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, eps=-1.0), "eps must be"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, weight_decay=-1.0), "weight_decay must be"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, law=[1.0, 2.0]), "law must have 1 entries"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, law=[np.inf]), "law must hold finite real numbers"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, eps=1.0, inverse=Ridge()), "both given"),
+        (lambda: rllc("M(1.1)", 0.1, 0.01), "1.1"),
+        (lambda: rllc("adam", 0.1, 0.01), "adam"),
+        (lambda: rllc(0.9, 0.1, 0.01), "0.9"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01).init({"n": jnp.arange(3)}), "no gradient"),
+        (
+            lambda: rllc("M(0.9)", 0.1, 0.01, weight_decay=0.1).update(
+                jnp.ones(2), rllc("M(0.9)", 0.1, 0.01).init(jnp.ones(2))
+            ),
+            "weight_decay needs the parameters",
+        ),
+    ],
+)
+def test_refusals(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+@pytest.mark.parametrize("inverse", [Ridge(1e-8), Cutoff(1e-3)], ids=repr)
+def test_other_inverses_work_under_jit(inverse):
+    tx = rllc("M(0.9) + M(0)", 0.05, 0.02, inverse=inverse)
+    assert_same(train(tx, update=jax.jit(tx.update)), train(tx), rtol=1e-3)

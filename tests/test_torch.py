@@ -1,0 +1,564 @@
+"""rllc.torch.RLLC as a citizen of torch.optim: groups, state, dtypes, layouts, schedulers, scaling."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from problems import EIGHT
+from torch import nn
+
+from rllc import parse, reference
+from rllc.law import Cutoff, GramianRidge, Ridge
+from rllc.torch import RLLC, passes
+
+X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
+Y = torch.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
+
+
+def network(dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1)).to(dtype)
+
+
+def train(net, opt, steps=10, scheduler=None):
+    dtype = next(net.parameters()).dtype
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = ((net(X.to(dtype)) - Y.to(dtype)) ** 2).mean()
+        loss.backward()
+        opt.step()
+        if scheduler:
+            scheduler.step()
+    return loss.item()
+
+
+def snapshot(net, opt):
+    state = [v.clone() for p in net.parameters() for v in opt.state[p].values()]
+    return [p.detach().clone() for p in net.parameters()], state, opt.law
+
+
+def assert_same(got, want):
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.fixture(params=[None, False], ids=["foreach", "one by one"])
+def foreach(request):
+    return request.param
+
+
+def rllc(net, memory="M(0.9) + M(0)", **options):
+    return RLLC(net.parameters(), memory, **{"lr": 0.05, "law_lr": 0.02} | options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory", EIGHT)
+def test_foreach_equals_one_by_one(memory, dtype):
+    nets = [network(dtype), network(dtype)]
+    opts = [rllc(net, memory, lr=0.01, foreach=f) for net, f in zip(nets, (None, False), strict=True)]
+    for net, opt in zip(nets, opts, strict=True):
+        train(net, opt, 5)
+    eps = torch.finfo(dtype).eps
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=20 * eps, atol=20 * eps)
+    torch.testing.assert_close(opts[0].law, opts[1].law, rtol=2e3 * eps, atol=2e3 * eps)
+
+
+def test_half_precision_is_rounded_once(foreach):
+    """A bfloat16 step is the float32 step of the same numbers, rounded."""
+    p = nn.Parameter(torch.linspace(-1, 1, 9).bfloat16())
+    wide = nn.Parameter(p.detach().float())
+    opts = [RLLC([x], "M(0.9) + M_2(0.6)", 0.05, 0.02, foreach=foreach) for x in (p, wide)]
+    for _ in range(5):
+        wide.data.copy_(p.data)  # start each step from the same numbers
+        for name in ("m1", "m2", "m3"):
+            if opts[1].state[wide]:
+                opts[1].state[wide][name].copy_(opts[0].state[p][name])
+        p.grad = torch.cos(p.detach().float()).bfloat16()
+        wide.grad = p.grad.float()
+        for opt in opts:
+            opt.step()
+        assert_same(p.detach(), wide.detach().bfloat16())
+        assert_same(opts[0].state[p]["m3"], opts[1].state[wide]["m3"].bfloat16())
+    assert p.dtype == opts[0].state[p]["m1"].dtype == torch.bfloat16
+    assert opts[0].law.dtype == torch.float64
+
+
+def test_closure_and_its_loss():
+    net = network()
+    opt = rllc(net)
+
+    def closure():
+        opt.zero_grad()
+        loss = ((net(X) - Y) ** 2).mean()
+        loss.backward()
+        return loss
+
+    other = network()
+    train(other, rllc(other), 3)
+    losses = [opt.step(closure).item() for _ in range(3)]
+    assert losses[2] < losses[0]
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        assert_same(p, q)
+
+
+def test_one_law_spans_all_groups(foreach):
+    """The same parameters in one group or in three, in any order: the same process."""
+    nets = [network(torch.float64) for _ in range(2)]
+    together = rllc(nets[0], foreach=foreach)
+    a, b, c, d = nets[1].parameters()
+    apart = RLLC([{"params": [d]}, {"params": [a, c]}, {"params": [b]}], "M(0.9) + M(0)", 0.05, 0.02)
+    train(nets[0], together), train(nets[1], apart)
+    torch.testing.assert_close(together.law, apart.law, rtol=1e-12, atol=0)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
+def test_groups_have_their_own_rates():
+    """θ_i <- θ_i - lr_i (M L + w_i θ_i) with L += M⁺ of the gradient weighted by the groups' law_lr."""
+    rng = np.random.default_rng(0)
+    theta = [rng.normal(size=4), rng.normal(size=3)]
+    lr, law_lr, decay = (0.1, 0.02), (0.3, 0.1), (0.0, 0.5)
+    params = [nn.Parameter(torch.tensor(x)) for x in theta]
+    groups = [
+        {"params": [q], "lr": a, "law_lr": b, "weight_decay": w}
+        for q, a, b, w in zip(params, lr, law_lr, decay, strict=True)
+    ]
+    opt = RLLC(groups, "M(0.9) + M(0)", lr=9.0, law_lr=9.0, guard=False)
+    p = parse("M(0.9) + M(0)")
+    pinv, M, L = reference.gramian_ridge(p, GramianRidge().eps), np.zeros((7, 2)), np.ones(2)
+    for _ in range(6):
+        g = [np.sin(x) + 0.3 for x in theta]
+        for q, x in zip(params, g, strict=True):
+            q.grad = torch.tensor(x)
+        opt.step()
+        L = L + pinv(M, np.concatenate([c2 * x for c2, x in zip(law_lr, g, strict=True)]))
+        M = M @ p.B + np.outer(np.concatenate(g), p.a)
+        step = np.split(M @ L, [4])
+        theta = [x - a * (s + w * x) for x, a, s, w in zip(theta, lr, step, decay, strict=True)]
+    np.testing.assert_allclose(opt.law, L, rtol=1e-12)
+    for q, x in zip(params, theta, strict=True):
+        np.testing.assert_allclose(q.detach(), x, rtol=1e-12)
+
+
+def test_tensor_rates_follow_in_place_changes():
+    lr, c2 = torch.tensor(0.05), torch.tensor(0.02)
+    nets = [network(), network()]
+    tensors, floats = rllc(nets[0], lr=lr, law_lr=c2), rllc(nets[1], lr=lr.item(), law_lr=c2.item())
+    train(nets[0], tensors), train(nets[1], floats)
+    lr.fill_(0.01)
+    floats.param_groups[0]["lr"] = lr.item()
+    train(nets[0], tensors), train(nets[1], floats)
+    assert_same(list(nets[0].parameters()), list(nets[1].parameters()))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=12, cycle_momentum=False),
+        lambda o: torch.optim.lr_scheduler.LinearLR(o),
+        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
+        lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 10),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [torch.optim.lr_scheduler.ConstantLR(o), torch.optim.lr_scheduler.ExponentialLR(o, 0.5)],
+            milestones=[4],
+        ),
+    ],
+)
+@pytest.mark.parametrize("tensor", [False, True])
+def test_schedulers_set_the_learning_rate(make, tensor):
+    """Beside SGD under the same scheduler: the same rates, and for a fixed law the same parameters."""
+    lr = torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
+    nets = [network(torch.float64), network(torch.float64)]
+    opt = rllc(nets[0], "M(0.9)", lr=lr, law_lr=0.0)
+    sgd = torch.optim.SGD(nets[1].parameters(), lr=0.1, momentum=0.9)
+    train(nets[0], opt, scheduler=make(opt)), train(nets[1], sgd, scheduler=make(sgd))
+    assert float(opt.param_groups[0]["lr"]) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-12)
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
+
+
+def test_reduce_on_plateau():
+    net = network()
+    opt = rllc(net)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, patience=0)
+    for _ in range(3):
+        train(net, opt, 1)
+        scheduler.step(1.0)
+    assert opt.param_groups[0]["lr"] < 0.05
+
+
+def test_hooks_run():
+    net, seen = network(), []
+    opt = rllc(net)
+    opt.register_step_pre_hook(lambda *_: seen.append("before"))
+    opt.register_step_post_hook(lambda *_: seen.append("after"))
+    opt.register_state_dict_post_hook(lambda *_: seen.append("saved"))
+    opt.register_load_state_dict_pre_hook(lambda *_: seen.append("loaded"))
+    train(net, opt, 1)
+    opt.load_state_dict(opt.state_dict())
+    assert seen == ["before", "after", "saved", "loaded"]
+
+
+def test_named_parameters():
+    net = network()
+    opt = RLLC(net.named_parameters(), "M(0.9)", 0.05, 0.02)
+    train(net, opt, 2)
+    assert opt.state_dict()["param_groups"][0]["param_names"][0] == "0.weight"
+
+
+def test_groups_added_in_mid_training_join_the_law(foreach):
+    net = network(torch.float64)
+    first, second = net[0], net[2]
+    opt = RLLC(first.parameters(), "M(0.9) + M(0)", 0.05, 0.02, foreach=foreach)
+    train(net, opt, 4)
+    law = opt.law
+    opt.add_param_group({"params": list(second.parameters()), "lr": 0.01})
+    before = second.weight.detach().clone()
+    assert_same(opt.law, law)
+    train(net, opt, 4)
+    assert not torch.equal(second.weight, before)
+    assert opt.state[second.weight]["m1"].abs().max() > 0
+    assert opt.param_groups[1]["law_lr"] == 0.02
+    with pytest.raises(ValueError, match="one optimizer has one memory"):
+        opt.add_param_group({"params": [nn.Parameter(torch.ones(1))], "memory": "M(0.5)"})
+    with pytest.raises(ValueError, match="lr must be"):
+        opt.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": -1.0})
+    assert len(opt.param_groups) == 2
+
+
+def test_a_parameter_without_gradient_sits_the_step_out(foreach):
+    net, alone = network(torch.float64), network(torch.float64)
+    opt = rllc(net, foreach=foreach, weight_decay=0.1)
+    train(net, opt, 3)
+    alone.load_state_dict(net.state_dict())
+    other = RLLC([p for p in alone[0].parameters()], "M(0.9) + M(0)", 0.05, 0.02, weight_decay=0.1)
+    sub = copy.deepcopy(opt.state_dict())
+    sub["state"] = {i: sub["state"][i] for i in (0, 1)}
+    sub["param_groups"][0]["params"] = [0, 1]
+    other.load_state_dict(sub)
+    frozen = snapshot(net[2], opt)[:2]
+    for n, o in ((net, opt), (alone, other)):
+        o.zero_grad()
+        ((n(X.double()) - Y.double()) ** 2).mean().backward()
+        for p in n[2].parameters():
+            p.grad = None
+        o.step()
+    assert_same(snapshot(net[2], opt)[:2], frozen)
+    assert_same(opt.law, other.law)
+    assert_same(list(net[0].parameters()), list(alone[0].parameters()))
+
+
+def test_no_gradient_at_all_is_no_step():
+    net = network()
+    opt = rllc(net)
+    before = copy.deepcopy(list(net.parameters()))
+    opt.step()
+    assert_same(list(net.parameters()), before)
+    assert_same(opt.law, torch.ones(2, dtype=torch.float64))
+
+
+def test_shapes_and_layouts(foreach):
+    """0-d, empty, transposed, channels_last and sliced tensors take the steps of plain ones."""
+    torch.manual_seed(0)
+    big = torch.randn(6, 8)
+    odd = [
+        torch.tensor(0.7),
+        torch.empty(0, 3),
+        torch.randn(3, 4).t(),
+        torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
+        big[::2, 1::3],
+    ]
+    odd = [nn.Parameter(t) for t in odd]
+    plain = [nn.Parameter(t.detach().clone(memory_format=torch.contiguous_format)) for t in odd]
+    opts = [RLLC(ps, "M(0.9) + M_2(0.6)", 0.05, 0.05, foreach=foreach) for ps in (odd, plain)]
+    for t in range(5):
+        for ps in (odd, plain):
+            for p in ps:
+                p.grad = torch.cos(p.detach() + t)
+        for opt in opts:
+            opt.step()
+    for p, q in zip(odd, plain, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+    assert opts[0].state[odd[3]]["m1"].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(opts[0].law, opts[1].law, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_do_not_depend_on_how_tensors_are_gathered(monkeypatch):
+    torch.manual_seed(0)
+    shapes = [(7, 9), (1,), (), (0, 2), (30, 5), (3, 3)]
+    units = [[torch.randn(s, dtype=torch.float64) for s in shapes] for _ in range(3)]
+    flat = torch.stack([torch.cat([t.reshape(-1) for t in unit]) for unit in units])
+    want = (flat @ flat.T).numpy()
+    for gather in (1, 10, 64, 1 << 20):
+        monkeypatch.setattr(passes, "GATHER", gather)
+        np.testing.assert_allclose(passes.gram(units[:2], units[2], np.eye(3)), want, rtol=1e-12)
+
+
+def test_mixed_dtypes(foreach):
+    params = [nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.float64, torch.float32, torch.bfloat16)]
+    opt = RLLC(params, "M(0.9)", 0.1, 0.01, foreach=foreach)
+    for _ in range(4):
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        opt.step()
+    assert [p.dtype for p in params] == [torch.float64, torch.float32, torch.bfloat16]
+    torch.testing.assert_close(params[0].float(), params[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(params[0].float(), params[2].float(), rtol=2e-2, atol=0)
+
+
+def test_float16_beside_a_large_float32_gradient_is_not_skipped():
+    half, single = nn.Parameter(torch.ones(2, dtype=torch.float16)), nn.Parameter(torch.ones(2))
+    opt = RLLC([half, single], "M(0.9)", 1e-6, 0.01)
+    half.grad, single.grad = torch.ones_like(half), torch.full_like(single, 1e6)
+    opt.step()
+    assert opt.skipped == 0
+    half.grad = torch.full_like(half, 60000.0)  # finite, but its sum with the memory is not, soon
+    opt.step(), opt.step()
+    assert opt.skipped == 1
+    assert torch.isfinite(opt.state[half]["m1"]).all()
+
+
+def test_complex_equals_the_real_view(foreach):
+    z = nn.Parameter(torch.tensor([0.3 + 0.5j, -0.2 - 0.1j]))
+    x = nn.Parameter(torch.view_as_real(z.detach().clone()))
+    opts = [RLLC([p], "M(0.9) + M(0)", 0.05, 0.05, foreach=foreach) for p in (z, x)]
+    for _ in range(5):
+        x.grad = torch.sin(x.detach())
+        z.grad = torch.view_as_complex(x.grad.clone())
+        for opt in opts:
+            opt.step()
+    assert_same(torch.view_as_real(z.detach()), x.detach())
+    assert opts[0].state[z]["m1"].dtype == torch.complex64
+
+
+def test_maximize_is_minimize_of_the_negative():
+    up, down = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    opts = RLLC([up], "M(0.9)", 0.1, 0.1, maximize=True), RLLC([down], "M(0.9)", 0.1, 0.1)
+    for _ in range(4):
+        up.grad = torch.cos(up.detach())
+        down.grad = -torch.cos(down.detach())
+        for opt in opts:
+            opt.step()
+    assert_same(up, down)
+    assert up[0] > 1
+
+
+def test_the_gradient_is_not_touched():
+    net = network()
+    opt = rllc(net, maximize=True, weight_decay=0.1)
+    ((net(X) - Y) ** 2).mean().backward()
+    before = [p.grad.clone() for p in net.parameters()]
+    opt.step()
+    assert_same([p.grad for p in net.parameters()], before)
+
+
+def test_gradscaler():
+    """Scaled and unscaled training agree, and a scaled overflow changes nothing."""
+    nets = [network(), network()]
+    opts = [rllc(net) for net in nets]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    train(nets[1], opts[1], 5)
+    for _ in range(5):
+        opts[0].zero_grad()
+        scaler.scale(((nets[0](X) - Y) ** 2).mean()).backward()
+        scaler.step(opts[0])
+        scaler.update()
+    assert_same(list(nets[0].parameters()), list(nets[1].parameters()))
+    before = snapshot(nets[0], opts[0])
+    opts[0].zero_grad()
+    scaler.scale(((nets[0](X) - Y) ** 2).mean() * 1e38).backward()
+    scaler.step(opts[0])
+    scaler.update()
+    assert_same(snapshot(nets[0], opts[0]), before)
+    assert scaler.get_scale() == 512
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_gradient_that_is_not_finite_is_skipped_whole(value, foreach):
+    net = network()
+    opt = rllc(net, weight_decay=0.1, foreach=foreach)
+    train(net, opt, 3)
+    before = snapshot(net, opt)
+    net[2].bias.grad.fill_(value)
+    opt.step()
+    assert_same(snapshot(net, opt), before)
+    assert opt.skipped == 1
+    train(net, opt, 1)
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize("memory", EIGHT)
+def test_float32_law_is_the_same_for_gradients_from_1e_30_to_1e30(memory, scale):
+    def law(scale):
+        p, generator = nn.Parameter(torch.zeros(50)), torch.Generator().manual_seed(0)
+        opt = RLLC([p], memory, 0.01 / scale, 0.02)
+        for _ in range(25):
+            p.grad = torch.randn(50, generator=generator) * scale
+            opt.step()
+        return opt.law, p.detach()
+
+    torch.testing.assert_close(law(scale), law(1.0), rtol=3e-4, atol=1e-5)
+
+
+def test_a_hundred_thousand_float32_steps_do_not_drift():
+    """The correction at the end still equals the one from the actual units, in float64."""
+    p, generator = nn.Parameter(torch.zeros(64)), torch.Generator().manual_seed(0)
+    noise = torch.randn(100_000, 64, generator=generator) + 0.3 * torch.sin(torch.arange(100_000) / 50)[:, None]
+    opt = RLLC([p], "M(0.99) + M(0)", 0.0, 1e-4)
+    for g in noise[:-1]:
+        p.grad = g
+        opt.step()
+    g, law = noise[-1], opt.law
+    memory = np.stack([opt.state[p][m].double().numpy() for m in ("m1", "m2")], axis=1)
+    x = reference.gramian_ridge(opt.propagator, GramianRidge().eps)(memory, g.double().numpy())
+    opt.param_groups[0]["law_lr"] = 1.0
+    p.grad = g
+    opt.step()
+    np.testing.assert_allclose(opt.law - law, x, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", EIGHT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_saved_run_resumes_to_the_bit(memory, dtype, foreach):
+    net = network(dtype)
+    opt = rllc(net, memory, lr=0.01, foreach=foreach)
+    train(net, opt, 5)
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "opt": opt.state_dict()}, file)
+    train(net, opt, 5)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    again = network(dtype, seed=7)
+    resumed = rllc(again, memory, lr=9.0, foreach=foreach)
+    again.load_state_dict(saved["net"])
+    resumed.load_state_dict(saved["opt"])
+    assert resumed.law.dtype == torch.float64
+    train(again, resumed, 5)
+    assert_same(snapshot(again, resumed), snapshot(net, opt))
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_go_on_by_themselves(clone):
+    net = network()
+    pair = net, rllc(net, inverse=Ridge(1e-3), guard=False)
+    train(*pair, 4)
+    other = clone(pair)
+    assert repr(other[1]) == repr(pair[1])
+    assert (other[1].inverse, other[1].guard, other[1].propagator) == (Ridge(1e-3), False, pair[1].propagator)
+    train(*other, 4)
+    law = pair[1].law
+    train(*pair, 4)
+    assert_same(snapshot(*other), snapshot(*pair))
+    assert not torch.equal(law, pair[1].law)
+
+
+def test_another_memorys_state_is_refused_before_anything_changes():
+    net = network()
+    opt = rllc(net, "M(0.9)")
+    train(net, opt, 3)
+    before = snapshot(net, opt)
+    for state in (
+        rllc(network(), "M(0.8)").state_dict(),
+        rllc(network(), parse("M(0.9)").change_basis([[2.0]])).state_dict(),
+        torch.optim.SGD(network().parameters(), 0.1).state_dict(),
+    ):
+        with pytest.raises(ValueError, match=r"this optimizer 'M\(0.9\)'"):
+            opt.load_state_dict(state)
+    damaged = opt.state_dict()
+    damaged["param_groups"][0] = damaged["param_groups"][0] | {"law": torch.tensor([float("nan")])}
+    with pytest.raises(ValueError, match="finite"):
+        opt.load_state_dict(damaged)
+    assert_same(snapshot(net, opt), before)
+
+
+def test_law_reads_a_copy():
+    opt = rllc(network(), law=[0.9, 1.0])
+    opt.law.fill_(7.0)
+    assert opt.law.tolist() == [0.9, 1.0]
+
+
+def test_zero_learning_rate_leaves_parameters_still_while_the_law_learns():
+    net = network()
+    opt = rllc(net, lr=0.0, weight_decay=0.1)
+    before = copy.deepcopy(list(net.parameters()))
+    train(net, opt, 5)
+    assert_same(list(net.parameters()), before)
+    assert not torch.equal(opt.law, torch.ones(2, dtype=torch.float64))
+
+
+def test_equal_units_are_shared_equally():
+    nets = [network(torch.float64), network(torch.float64)]
+    double, single = rllc(nets[0], "M(0.9) + M(0.9)"), rllc(nets[1], "M(0.9)", law=[2.0])
+    train(nets[0], double), train(nets[1], single)
+    assert double.law[0].item() == pytest.approx(double.law[1].item(), rel=1e-12)
+    assert double.law.sum().item() == pytest.approx(single.law.item(), rel=1e-9)
+
+
+def test_a_gradient_that_returns_after_silence_does_not_throw_the_law_away():
+    """40 ordinary steps, 300 silent ones, then ordinary again: the law moves by ordinary amounts only."""
+    moves = {}
+    for guard in (True, False):
+        p, generator = nn.Parameter(torch.zeros(20)), torch.Generator().manual_seed(0)
+        opt = RLLC([p], "M(0.9)", 0.0, 0.01, guard=guard)
+        laws = []
+        for t in range(380):
+            silent = 40 <= t < 340
+            p.grad = torch.zeros(20) if silent else 1 + torch.randn(20, generator=generator)
+            opt.step()
+            laws.append(opt.law.item())
+        moves[guard] = np.abs(np.diff(laws))
+    assert moves[True][339:].max() <= moves[True][:39].max()
+    assert moves[False][339] > 1e6 * moves[False][:39].max()
+    np.testing.assert_array_equal(moves[True][:39], moves[False][:39])
+
+
+@pytest.mark.parametrize("inverse", [GramianRidge(1e-2), Ridge(1e-8), Cutoff(1e-3)], ids=repr)
+def test_every_inverse_trains(inverse):
+    net = network()
+    opt = rllc(net, inverse=inverse)
+    first = train(net, opt, 1)
+    assert train(net, opt, 60) < 0.5 * first
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"lr": -0.1}, "lr must be a finite number >= 0, got -0.1"),
+        ({"lr": float("nan")}, "lr must be a finite number >= 0, got nan"),
+        ({"lr": torch.tensor([0.1, 0.2])}, "lr must have one entry"),
+        ({"lr": torch.tensor(-0.1)}, "lr must be"),
+        ({"law_lr": -1.0}, "law_lr must be"),
+        ({"law_lr": float("inf")}, "law_lr must be"),
+        ({"weight_decay": -1.0}, "weight_decay must be"),
+        ({"eps": -1.0}, "eps must be"),
+        ({"eps": 1.0, "inverse": Ridge()}, "both given"),
+        ({"law": [1.0]}, "law must have 2 entries"),
+        ({"law": [1.0, float("nan")]}, "law must hold finite real numbers"),
+        ({"memory": "M(1.0)"}, "1.0"),
+        ({"memory": "momentum"}, "momentum"),
+        ({"memory": None}, "None"),
+    ],
+)
+def test_refusals(options, text):
+    with pytest.raises(ValueError, match=text):
+        rllc(network(), **options)
+
+
+def test_sparse_gradients_are_refused_before_anything_changes():
+    table = nn.Embedding(5, 2, sparse=True)
+    dense = nn.Parameter(torch.ones(2))
+    opt = RLLC([dense, *table.parameters()], "M(0.9)", 0.1, 0.01)
+    (table(torch.tensor([1])) * dense).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse"):
+        opt.step()
+    assert_same(dense.detach(), torch.ones(2))
