@@ -1,0 +1,112 @@
+"""The command `rllc`: one line on stderr and exit code 2 for what cannot be done, a traceback only for bugs.
+
+Exit codes: 0 done, 1 something outside failed on the way, 2 refused, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rllc.lab.options import Compare
+    from rllc.lab.show import Show
+
+NEEDED = ("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn")
+
+DESCRIPTION = """Optimizers with memory that learn how to use it.
+
+First steps:
+  rllc compare digits-mlp          train RLLC beside SGD, momentum and Adam on real data, in about a minute
+  rllc show "M(0.9) + M_2(0.6)"    what a memory is: matrices, eigenvalues, impulse responses
+  rllc compare --help              everything that can be chosen
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line given, or the process's own; returns the exit code."""
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        return _fail(f"{', '.join(lacking)} not installed; pip install 'rllc[lab]'", 2)
+    from rllc.lab.errors import Broken, Refused
+
+    try:
+        return _run(_parsed(sys.argv[1:] if argv is None else argv))
+    except Refused as reason:
+        return _fail(str(reason), 2)
+    except Broken as reason:
+        return _fail(str(reason), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped; finished runs are kept, the same command goes on from there", 130)
+
+
+def _run(command: Compare | Show) -> int:
+    from rich.console import Console
+
+    from rllc.lab.errors import Refused
+    from rllc.lab.options import Compare
+
+    if isinstance(command, Compare):
+        from rllc.lab import compare
+
+        # A pipe has no width of its own, and a table that is cut is of no use.
+        compare.main(command, Console(width=None if sys.stdout.isatty() else 120))
+        return 0
+    from rllc.lab import show
+
+    try:
+        show.main(command)
+    except (ValueError, OSError) as reason:
+        raise Refused(str(reason)) from reason
+    return 0
+
+
+def _parsed(argv: Sequence[str]) -> Compare | Show:
+    """The options as data; raises Refused with one line where tyro would print a box and exit."""
+    from typing import Annotated
+
+    import tyro
+
+    from rllc.lab.errors import Refused
+    from rllc.lab.options import Compare
+    from rllc.lab.show import Show
+
+    commands = (
+        Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Show, tyro.conf.subcommand("show")]
+    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, prog="rllc", description=DESCRIPTION, args=list(argv))
+    except SystemExit as end:
+        if end.code in (0, None):  # --help
+            raise
+        raise Refused(_one_line(said.getvalue())) from None
+
+
+def _one_line(box: str) -> str:
+    """What stands in a box of tyro's below its title, up to the first rule; boxes may have no sides."""
+    title, *lines = (line.strip("│| ") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines())
+    if lines and _is_rule(lines[0]):  # below the title, where there are no sides
+        del lines[0]
+    text = " ".join(itertools.takewhile(lambda line: not _is_rule(line), lines))
+    return (text or title).rstrip(".") + "; see rllc --help"
+
+
+def _is_rule(line: str) -> bool:
+    return re.fullmatch(r"[─╰╯+-]+", line) is not None
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"rllc: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Images as uint8 arrays, from the Hugging Face hub or a folder: decoded once, checked at every load.
+
+    load(MNIST)   Arrays(train_images (60000, 1, 28, 28), train_labels (60000,), test_images, test_labels)
+
+RLLC_DATA_DIR names a folder that holds the Parquet files of the hub's repositories under their names, for
+example ylecun/mnist; without it they come from the hub. RLLC_CACHE_DIR names the folder of decoded arrays,
+by default `rllc` in XDG_CACHE_HOME or ~/.cache. What does not have the pinned digest is refused, not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rllc.lab.errors import Refused
+from rllc.lab.files import replacing
+
+__all__ = ["CIFAR10", "DIGITS", "FASHION", "MNIST", "Arrays", "Source", "digest", "load"]
+
+Bytes = NDArray[np.uint8]
+
+
+class Arrays(NamedTuple):
+    """A data set in memory: images (n, channels, height, width) and labels (n,), all uint8."""
+
+    train_images: Bytes
+    train_labels: Bytes
+    test_images: Bytes
+    test_labels: Bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: a hub repository, its image column, the sha256 of the decoded arrays."""
+
+    repository: str
+    image_column: str
+    digest: str
+
+
+MNIST = Source("ylecun/mnist", "image", "ff7b7759284de66b079702efa2b94acc5d89e262156cf05284b2bb125f48de3a")
+FASHION = Source(
+    "zalando-datasets/fashion_mnist",
+    "image",
+    "0d36105b32f8015f9834065f204ec20f9cf47c7f822c53b1d68ac85c5a5cb5cb",
+)
+CIFAR10 = Source("uoft-cs/cifar10", "img", "f54ee5fb822f9fb45230bb4da64140a7ac8e413a529532fee68b8560dae9f50f")
+DIGITS = Source(
+    "scikit-learn/digits", "images", "c0f975bd0e4b8c7c437b4c38bfb14528dfaf8d1118e9f40482947f9c28dec81a"
+)
+
+
+def load(source: Source) -> Arrays:
+    """The arrays of a data set, from the cache or decoded into it.
+
+    Raises:
+        Refused: the folder or hub cannot be read, or a file is truncated or altered; the message names it.
+    """
+    if source == DIGITS:
+        return _checked(_digits(), source, "the digits of scikit-learn", "reinstall scikit-learn")
+    folder = _data_folder(source)
+    cached = _cache_folder() / f"{source.repository.replace('/', '--')}.npz"
+    if cached.exists():
+        return _checked(_read(cached), source, str(cached), "delete it and run again")
+    arrays = Arrays(*_split(source, "train", folder), *_split(source, "test", folder))
+    origin = f"https://huggingface.co/datasets/{source.repository}" if folder is None else str(folder)
+    _checked(arrays, source, origin, "download the Parquet files again")
+    _write(cached, arrays)
+    return arrays
+
+
+def digest(arrays: Arrays) -> str:
+    """sha256 of names, dtypes, shapes and bytes, in hexadecimal."""
+    total = hashlib.sha256()
+    for name, array in arrays._asdict().items():
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _checked(arrays: Arrays, source: Source, origin: str, remedy: str) -> Arrays:
+    if digest(arrays) != source.digest:
+        raise Refused(f"{origin} is truncated or altered: its images do not have the known digest; {remedy}")
+    return arrays
+
+
+def _data_folder(source: Source) -> Path | None:
+    """The folder of a repository under RLLC_DATA_DIR; None where the hub is to be used."""
+    root = os.environ.get("RLLC_DATA_DIR")
+    if not root:
+        return None
+    folder = Path(root) / source.repository
+    if not folder.is_dir():
+        raise Refused(
+            f"there is no folder {folder}; RLLC_DATA_DIR must name a folder that holds {source.repository},"
+            " or be unset to read from the Hugging Face hub"
+        )
+    return folder
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get("RLLC_CACHE_DIR")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rllc"
+
+
+def _digits() -> Arrays:
+    """Every third image is for testing; of the others, those for validation come last: 599 of each.
+
+    A period of three, because the digits come in runs of 0 1 2 ... 9, with which it shares no divisor.
+    """
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 1, 8, 8).astype(np.uint8)  # grey levels 0..16
+    labels = labels.astype(np.uint8)
+    train = np.r_[0 : len(labels) : 3, 1 : len(labels) : 3]
+    return Arrays(images[train], labels[train], images[2::3], labels[2::3])
+
+
+def _split(source: Source, split: str, folder: Path | None) -> tuple[Bytes, Bytes]:
+    """Images (n, channels, height, width) and labels (n,) of one split, decoded from its PNG files."""
+    images: list[Bytes] = []
+    labels: list[int] = []
+    for row in _hub_rows(source, split) if folder is None else _folder_rows(folder, split):
+        images.append(np.asarray(row[source.image_column]))
+        labels.append(row["label"])
+    stacked = np.stack(images)
+    stacked = stacked[:, None] if stacked.ndim == 3 else np.moveaxis(stacked, -1, 1)
+    return np.ascontiguousarray(stacked), np.array(labels, dtype=np.uint8)
+
+
+def _hub_rows(source: Source, split: str) -> Iterator[dict]:
+    from datasets import load_dataset
+
+    try:
+        yield from load_dataset(source.repository, split=split, streaming=True)
+    except Exception as reason:  # the hub's client raises errors of four libraries
+        raise Refused(
+            f"cannot read {source.repository} from the Hugging Face hub ({_line(reason)}); try again, or"
+            f" put its Parquet files in FOLDER/{source.repository} and set RLLC_DATA_DIR=FOLDER"
+        ) from reason
+
+
+def _folder_rows(folder: Path, split: str) -> Iterator[dict]:
+    files = sorted(folder.rglob(f"{split}-*.parquet"))
+    if not files:
+        raise Refused(f"there is no {split}-*.parquet in {folder}; download the Parquet files again")
+    for file in files:
+        yield from _file_rows(file)
+
+
+def _file_rows(file: Path) -> Iterator[dict]:
+    from datasets import load_dataset
+
+    try:
+        yield from load_dataset("parquet", data_files=str(file), split="train", streaming=True)
+    except Exception as reason:  # Arrow, Pillow and datasets each have their own for a damaged file
+        raise Refused(
+            f"{file} is truncated or altered ({_line(reason)}); download the Parquet files again"
+        ) from reason
+
+
+def _line(reason: Exception) -> str:
+    """The first line of an error's text, or its type's name."""
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
+
+
+def _read(path: Path) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Arrays(*(stored[name] for name in Arrays._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
+        raise Refused(
+            f"{path} is truncated or altered ({_line(reason)}); delete it and run again"
+        ) from reason
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez(file, **arrays._asdict())
+    except OSError as reason:
+        raise Refused(
+            f"cannot write the decoded images to {path} ({reason.strerror}); set RLLC_CACHE_DIR to a folder"
+            " that can be written"
+        ) from reason

@@ -1,0 +1,92 @@
+"""The command line refuses in one line with exit code 2, before anything is written."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rllc.lab import cli
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("compare digits-mpl", "unknown task 'digits-mpl'; did you mean digits-mlp?"),
+        ("compare nothing", "known are digits-mlp, mnist-mlp"),
+        ("compare digits-mlp --optimizers adma", "did you mean adam?"),
+        ("compare digits-mlp --optimizers M(0.9", "expected ')'"),
+        ("compare digits-mlp --optimizers M(1.0)", "inside the unit circle"),
+        ("compare digits-mlp --lr -1", "--lr must be a finite number, 0 or more, got -1"),
+        ("compare digits-mlp --lr 0.1 nan", "--lr must be a finite number, 0 or more, got nan"),
+        ("compare digits-mlp --law-lr inf", "--law-lr must be a finite number, 0 or more, got inf"),
+        ("compare digits-mlp --lr fast", "--lr"),
+        ("compare digits-mlp --seeds 0", "--seeds must be 1 or more, got 0"),
+        ("compare digits-mlp --seeds 1.5", "--seeds"),
+        ("compare digits-mlp --steps -3", "--steps must be 1 or more, got -3"),
+        ("compare digits-mlp --workers 0", "--workers must be 1 or more, got 0"),
+        ("compare digits-mlp --bogus", "--bogus"),
+        ("compare digits-mlp --device tpu", "--device"),
+        ("compare", "TASK"),
+        ("frobnicate", "frobnicate"),
+        ("", "compare"),
+        ("show M(2)", "inside the unit circle"),
+    ],
+)
+def test_refusals(line, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line.split()) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.startswith("rllc: ") and captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_data_folder_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RLLC_DATA_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("RLLC_CACHE_DIR", str(tmp_path / "cache"))
+    assert cli.main(["compare", "mnist-mlp", "--out", str(tmp_path / "out")]) == 2
+    assert "there is no folder" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_output_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    for out in ("file", "file/below"):
+        assert cli.main(["compare", "digits-mlp", "--out", str(tmp_path / out)]) == 2
+        assert "cannot write to" in (err := capsys.readouterr().err) and err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "kept"
+    (tmp_path / "records").write_text("a file where a folder must be")
+    assert cli.main(["compare", "digits-mlp", "--out", str(tmp_path)]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["--help"], ["compare", "--help"], ["show", "--help"]])
+def test_help_teaches_and_ends_well(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code in (0, None)
+    out = capsys.readouterr().out
+    assert "rllc compare digits-mlp" in out or "show" in command
+    if "compare" in command:
+        assert all(
+            f"--{name}" in out for name in ("optimizers", "seeds", "steps", "lr", "law-lr", "out", "fresh")
+        )
+
+
+def test_show_is_wired_up(capsys):
+    assert cli.main(["show", "M(0.9) + M(0)"]) == 0
+    assert "M(0.9) + M(0.0)" in capsys.readouterr().out
+
+
+def test_missing_dependencies_are_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)  # what Python does for a module that may not be imported
+    assert cli.main(["compare", "digits-mlp"]) == 2
+    assert capsys.readouterr().err == "rllc: tyro not installed; pip install 'rllc[lab]'\n"
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; sys.argv = ['rllc', '--help']\nfrom rllc.lab.cli import main\n"
+    code += "try: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,161 @@
+"""`rllc compare` from end to end in miniature, and the arithmetic of its table."""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from made import DIGITS, TWO_UNITS, record
+from PIL import Image
+
+from rllc.lab import cli, records
+from rllc.lab.compare import COLUMNS, notes, plan, table
+from rllc.lab.optimizers import DEFAULTS, SGD, trials
+from rllc.lab.options import Compare
+from rllc.lab.selection import Row, best_point, choose
+from rllc.lab.training import train
+
+MINIATURE = ["compare", "digits-mlp", "--steps", "40", "--seeds", "2", "--workers", "2", "--out"]
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """The folder of a finished comparison."""
+    folder = tmp_path_factory.mktemp("compare")
+    assert cli.main([*MINIATURE, str(folder)]) == 0
+    return folder
+
+
+def stamps(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "records").iterdir()}
+
+
+def rows_of(folder):
+    lines = (folder / "compare-digits-mlp.md").read_text().splitlines()
+    return [
+        tuple(part.strip() for part in line.strip("|").split("|")) for line in lines if line.startswith("|")
+    ]
+
+
+def test_it_leaves_a_table_a_picture_and_all_records(miniature):
+    rows = rows_of(miniature)
+    assert rows[0] == COLUMNS
+    assert [row[0] for row in rows[2:]] == list(DEFAULTS)
+    with Image.open(miniature / "compare-digits-mlp.png") as picture:
+        assert picture.width > 1200 and len(picture.getcolors(1 << 24)) > 100
+    assert len(stamps(miniature)) == 6 * (6 + 1)  # six trials and one further seed for each
+    assert sorted(path.name for path in miniature.iterdir()) == [
+        "compare-digits-mlp.md",
+        "compare-digits-mlp.png",
+        "records",
+    ]
+
+
+def test_the_table_is_made_from_the_records(miniature):
+    asked = plan(Compare("digits-mlp", seeds=2, steps=40, out=miniature))
+    for texts in rows_of(miniature)[2:]:
+        tried = [records.read(asked.records, asked.cell(s, 0)) for s in trials(texts[0], asked.rates)]
+        best = choose(tried).cell.setting
+        assert texts[1].rstrip("*") == f"{best.lr:g}"
+        ends = [records.read(asked.records, asked.cell(best, seed)) for seed in range(2)]
+        there = [100 * best_point(r).test_accuracy for r in ends]
+        assert texts[6] == f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(miniature, capsys):
+    before, rows = stamps(miniature), rows_of(miniature)
+    assert cli.main([*MINIATURE, str(miniature)]) == 0
+    assert stamps(miniature) == before
+    assert rows_of(miniature) == rows
+    assert all(row[4] in capsys.readouterr().out for row in rows[2:3])
+
+
+def test_a_damaged_record_is_reported_and_made_again(miniature, capsys):
+    before, rows = stamps(miniature), rows_of(miniature)
+    victim = miniature / "records" / min(before)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    assert cli.main([*MINIATURE, str(miniature)]) == 0
+    out = capsys.readouterr().out.replace("\n", "")
+    assert victim.name in out and "made again" in out
+    after = stamps(miniature)
+    assert {name for name in before if before[name] != after[name]} == {victim.name}
+    assert [row[:7] for row in rows_of(miniature)] == [row[:7] for row in rows]  # times may differ
+
+
+def test_fresh_makes_every_record_again(tmp_path):
+    small = ["--optimizers", "sgd", "M(0.5)", "--lr", "0.1", "--seeds", "2", "--steps", "10"]
+    ask = ["compare", "digits-mlp", *small, "--workers", "1", "--out", str(tmp_path)]
+    asked = plan(Compare("digits-mlp", ("sgd", "M(0.5)"), lr=(0.1,), seeds=2, steps=10, out=tmp_path))
+    asked.records.mkdir()
+    settings = [setting for name in asked.optimizers for setting in trials(name, asked.rates)]
+    for made in [asked.cell(setting, seed) for setting in settings for seed in (0, 1)]:
+        records.save(asked.records, made, train(made))
+    before = stamps(tmp_path)
+    assert cli.main(ask) == 0
+    assert stamps(tmp_path) == before
+    rows = rows_of(tmp_path)
+    assert cli.main([*ask, "--fresh"]) == 0
+    assert stamps(tmp_path).keys() == before.keys()
+    assert not stamps(tmp_path).items() & before.items()
+    assert [row[:7] for row in rows_of(tmp_path)] == [row[:7] for row in rows]
+
+
+def test_ctrl_c_keeps_finished_runs_and_ends_the_workers(tmp_path):
+    ask = [sys.executable, "-m", "rllc.lab.cli", *MINIATURE, str(tmp_path), "--steps", "400"]
+    process = subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("records/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)  # ends only when no worker holds the pipe
+    assert process.returncode == 130
+    assert err.strip() == "rllc: stopped; finished runs are kept, the same command goes on from there"
+    kept = list((tmp_path / "records").iterdir())
+    assert 0 < len(kept) < 36
+    assert not (tmp_path / "compare-digits-mlp.png").exists()
+
+
+def three_seeds(setting, lost=0):
+    made = [
+        record([0.1, v], test=[0.1, v - 0.1], setting=setting, seed=i) for i, v in enumerate((0.8, 0.9, 0.7))
+    ]
+    gone = [record([0.1, 0.2], setting=setting, seed=9, diverged_at=10)] * lost
+    return tuple(made + gone)
+
+
+def test_numbers_are_mean_and_standard_deviation_in_percent():
+    (texts,) = table([Row("SGD", (SGD(0.1),), three_seeds(SGD(0.1)))])
+    assert texts == ("SGD", "0.1", "", *["80.00 ± 10.00", "70.00 ± 10.00"] * 2, "1.50")
+
+
+def test_diverged_runs_are_counted_and_left_out_of_the_mean():
+    tried = SGD(0.1), SGD(1.0)
+    lost, none = table([Row("SGD", tried, three_seeds(SGD(0.1), lost=1)), Row("Adam", tried, ())])
+    assert lost[0] == "SGD (1 of 4 seeds diverged)"
+    assert lost[3] == "80.00 ± 10.00"
+    assert none == ("Adam", "all", "", "diverged", "", "", "", "")
+
+
+def test_a_rate_at_the_edge_of_its_grid_is_marked_and_explained():
+    asked = plan(Compare("digits-mlp"))
+    tried = SGD(0.1), SGD(0.2), SGD(0.3)
+    inside, edge = (Row("SGD", tried, three_seeds(SGD(lr))) for lr in (0.2, 0.3))
+    assert [table([row])[0][1] for row in (inside, edge)] == ["0.2", "0.3*"]
+    assert "wider grid" in notes(asked, [edge]) and "wider grid" not in notes(asked, [inside])
+
+
+def test_a_memory_shows_its_law_rate_and_one_seed_has_no_deviation():
+    (texts,) = table([Row(TWO_UNITS.memory, (TWO_UNITS,), three_seeds(TWO_UNITS)[:1])])
+    assert texts[2:4] == (f"{TWO_UNITS.law_lr:g}", "80.00")
+
+
+def test_a_plan_has_everything_resolved():
+    asked = plan(Compare("digits-mlp", optimizers=("adam", "Adam", "M(.9)"), lr=(0.1, 0.1)))
+    assert asked.optimizers == ("Adam", "M(0.9)")
+    assert asked.rates.lr == (0.1,)
+    assert (asked.steps, asked.seeds) == (DIGITS.steps, 3)
+    assert asked.workers >= 1 and asked.device in ("cpu", "cuda")
