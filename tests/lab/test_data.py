@@ -15,8 +15,6 @@ from rllc.lab import data
 from rllc.lab.data import Arrays, Source, digest, load
 from rllc.lab.errors import Refused
 
-FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "Value", "dtype": "int64"}}
-
 
 def images_and_labels(seed, n, shape):
     rng = np.random.default_rng(seed)

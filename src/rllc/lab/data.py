@@ -131,7 +131,7 @@ def _split(source: Source, split: str, folder: Path | None) -> tuple[Bytes, Byte
     """Images (n, channels, height, width) and labels (n,) of one split, decoded from its PNG files."""
     images: list[Bytes] = []
     labels: list[int] = []
-    for row in _hub_rows(source, split) if folder is None else _folder_rows(folder, split):
+    for row in _hub_rows(source, split) if folder is None else _folder_rows(source, split, folder):
         images.append(np.asarray(row[source.image_column]))
         labels.append(row["label"])
     stacked = np.stack(images)
@@ -151,20 +151,24 @@ def _hub_rows(source: Source, split: str) -> Iterator[dict]:
         ) from reason
 
 
-def _folder_rows(folder: Path, split: str) -> Iterator[dict]:
+def _folder_rows(source: Source, split: str, folder: Path) -> Iterator[dict]:
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         raise Refused(f"there is no {split}-*.parquet in {folder}; download the Parquet files again")
     for file in files:
-        yield from _file_rows(file)
+        yield from _file_rows(file, source.image_column)
 
 
-def _file_rows(file: Path) -> Iterator[dict]:
-    from datasets import load_dataset
+def _file_rows(file: Path, image_column: str) -> Iterator[dict]:
+    # Not load_dataset, which reports every use to the hub and waits for it where there is no network.
+    import pyarrow.parquet as pq
+    from datasets import Image
 
     try:
-        yield from load_dataset("parquet", data_files=str(file), split="train", streaming=True)
-    except Exception as reason:  # Arrow, Pillow and datasets each have their own for a damaged file
+        for batch in pq.ParquetFile(file).iter_batches(1024, columns=[image_column, "label"]):
+            for row in batch.to_pylist():
+                yield row | {image_column: Image().decode_example(row[image_column])}
+    except Exception as reason:  # Arrow and Pillow each have their own for a damaged file
         raise Refused(
             f"{file} is truncated or altered ({_line(reason)}); download the Parquet files again"
         ) from reason
