@@ -8,14 +8,14 @@ import numpy as np
 import optax
 import pytest
 import torch
-from problems import DENSE, EIGHT, quadratic, relative_error, run, tanh_net
-from test_law import correction, oracle
 
+from problems import DENSE, EIGHT, quadratic, relative_error, run, tanh_net
 from rllc import reference
 from rllc.law import GUARD_FRACTION, Cutoff, GramianRidge, Ridge
 from rllc.notation import as_propagator
 from rllc.optax import rllc
 from rllc.torch import RLLC
+from test_law import correction, oracle
 
 STEPS = 200
 C1, C2 = 0.02, 0.01
@@ -33,7 +33,9 @@ def reference_run(problem, p, inverse, guard, c2=C2, steps=STEPS):
 def torch_run(problem, memory, steps=STEPS, **options):
     """θ_T and L from parameters of several shapes, so that the law must span them."""
     theta, gradient = problem
-    params = [torch.nn.Parameter(torch.tensor(part)) for part in (theta[:1], theta[1:13].reshape(3, 4), theta[13:])]
+    params = [
+        torch.nn.Parameter(torch.tensor(part)) for part in (theta[:1], theta[1:13].reshape(3, 4), theta[13:])
+    ]
     opt = RLLC(params, memory, **{"lr": C1, "law_lr": C2} | options)
     for _ in range(steps):
         flat = torch.cat([q.detach().reshape(-1) for q in params])

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from problems import EIGHT, random_propagator, relative_error
 
+from problems import EIGHT, random_propagator, relative_error
 from rllc import M, law, reference
 from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, Ridge, Sums
 from rllc.notation import parse

@@ -9,8 +9,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from problems import EIGHT
 
+from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
 from rllc.optax import rllc, scale_by_rllc
@@ -195,7 +195,9 @@ def test_masked_and_partition_have_a_law_of_their_own():
     updates, state = tx.update(g, tx.init(PARAMS), PARAMS)
     inner = rllc("M(0.9) + M(0)", 0.05, 0.02)
     want, inner_state = inner.update({"w": g["w"], "b": (None, g["b"][1])}, inner.init(alone), alone)
-    assert_same((updates["w"], updates["b"][1], learned(state)), (want["w"], want["b"][1], learned(inner_state)))
+    assert_same(
+        (updates["w"], updates["b"][1], learned(state)), (want["w"], want["b"][1], learned(inner_state))
+    )
     assert_same(updates["b"][0], g["b"][0])
 
     parts = optax.partition(
@@ -302,7 +304,9 @@ def test_complex_leaves_equal_their_real_view():
     assert_same((z.real, z.imag, learned(z_state)), (x["re"], x["im"], learned(x_state)))
 
 
-@pytest.mark.parametrize("params", [{}, {"e": jnp.zeros((0, 3))}, {"e": jnp.zeros((0,)), "s": jnp.asarray(2.0)}])
+@pytest.mark.parametrize(
+    "params", [{}, {"e": jnp.zeros((0, 3))}, {"e": jnp.zeros((0,)), "s": jnp.asarray(2.0)}]
+)
 def test_empty_trees_empty_leaves_and_scalars(params, tx):
     updates, state = jax.jit(tx.update)(jax.tree.map(lambda x: x + 1, params), tx.init(params), params)
     assert jax.tree.structure(updates) == jax.tree.structure(params)
@@ -346,7 +350,9 @@ def test_buffers_can_be_donated(tx):
 
 
 def test_optax_finds_the_parameter_like_parts_of_the_state(tx):
-    marked = optax.tree_map_params(tx, lambda _: "param", tx.init(PARAMS), transform_non_params=lambda _: "other")
+    marked = optax.tree_map_params(
+        tx, lambda _: "param", tx.init(PARAMS), transform_non_params=lambda _: "other"
+    )
     assert set(jax.tree.leaves(marked[0].memory)) == {"param"}
     assert marked[0].law == "other"
 
@@ -382,7 +388,10 @@ def test_a_hundred_thousand_float32_steps_do_not_drift(float32):
     ("call", "text"),
     [
         (lambda: rllc("M(0.9)", -0.1, 0.01), "learning_rate must be a finite number >= 0, got -0.1"),
-        (lambda: rllc("M(0.9)", 0.1, float("nan")), "law_learning_rate must be a finite number >= 0, got nan"),
+        (
+            lambda: rllc("M(0.9)", 0.1, float("nan")),
+            "law_learning_rate must be a finite number >= 0, got nan",
+        ),
         (lambda: rllc("M(0.9)", jnp.asarray(-1.0), 0.01), "learning_rate must be"),
         (lambda: rllc("M(0.9)", 0.1, 0.01, eps=-1.0), "eps must be"),
         (lambda: rllc("M(0.9)", 0.1, 0.01, weight_decay=-1.0), "weight_decay must be"),

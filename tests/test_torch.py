@@ -7,9 +7,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from problems import EIGHT
 from torch import nn
 
+from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
 from rllc.torch import RLLC, passes
@@ -412,7 +412,9 @@ def test_float32_law_is_the_same_for_gradients_from_1e_30_to_1e30(memory, scale)
 def test_a_hundred_thousand_float32_steps_do_not_drift():
     """The correction at the end still equals the one from the actual units, in float64."""
     p, generator = nn.Parameter(torch.zeros(64)), torch.Generator().manual_seed(0)
-    noise = torch.randn(100_000, 64, generator=generator) + 0.3 * torch.sin(torch.arange(100_000) / 50)[:, None]
+    noise = (
+        torch.randn(100_000, 64, generator=generator) + 0.3 * torch.sin(torch.arange(100_000) / 50)[:, None]
+    )
     opt = RLLC([p], "M(0.99) + M(0)", 0.0, 1e-4)
     for g in noise[:-1]:
         p.grad = g
@@ -447,7 +449,9 @@ def test_a_saved_run_resumes_to_the_bit(memory, dtype, foreach):
     assert_same(snapshot(again, resumed), snapshot(net, opt))
 
 
-@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
 def test_copies_go_on_by_themselves(clone):
     net = network()
     pair = net, rllc(net, inverse=Ridge(1e-3), guard=False)

@@ -124,7 +124,7 @@ def scale_by_rllc(
         x = _correction(sums, frame, inverse, guard, _machine_epsilon(updates))
         rate = law_learning_rate(state.count) if callable(law_learning_rate) else law_learning_rate
         L = (state.law + rate * x).astype(state.law.dtype)
-        good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, updates)
+        good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, state.memory[0])
 
         M = _next_memory(propagator, state.memory, updates)
         step = _combination(L, M)
@@ -217,10 +217,10 @@ def _correction(
     return _law.correction(jnp, sums, here, inverse, guard=guard, rounding=error)
 
 
-def _memory_fits(p: Propagator, tops: jax.Array, gradient: optax.Updates) -> jax.Array:
+def _memory_fits(p: Propagator, tops: jax.Array, unit: optax.Updates) -> jax.Array:
     """Whether no entry of M B + g aᵀ can overflow; False for a gradient that is not finite."""
     growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
-    limits = [float(jnp.finfo(leaf.dtype).max) for leaf in _stored_real_leaves(gradient)]
+    limits = [float(jnp.finfo(leaf.dtype).max) for leaf in _stored_real_leaves(unit)]
     return (jnp.asarray(growth, tops.dtype) @ tops < jnp.asarray(limits, tops.dtype)).all()
 
 

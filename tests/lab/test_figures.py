@@ -46,6 +46,14 @@ def test_every_end_is_in_view_and_labelled():
     assert [text.get_text() for text in accuracy.texts] == ["SGD  85.0", "M(0.9) + M(0.0)  85.0"]
 
 
+def test_an_end_far_below_the_others_is_named_but_does_not_flatten_them():
+    good = [Row(f"M(0.{i})", (), (record([0.1, 0.9, 0.95 + i / 1000], setting=TWO_UNITS),)) for i in range(4)]
+    bad = Row("Adam", (), (record([0.1, 0.3, 0.2], setting=TWO_UNITS),))
+    accuracy = comparison([*good, bad], "").axes[0]
+    assert accuracy.get_ylim()[0] > 85
+    assert "Adam  20.0" in [text.get_text() for text in accuracy.texts]
+
+
 def test_a_comparison_in_which_all_diverged_is_still_a_picture():
     assert len(comparison([Row("SGD", (SGD(1.0),), ())], "").axes) == 1
 

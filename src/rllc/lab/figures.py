@@ -24,6 +24,7 @@ MEMORIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#6A4C93", "#
 UNITS = ("-", "--", ":", "-.")
 INK, FAINT = "#222222", "#DDDDDD"
 PANELS = 4  # law panels side by side
+LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 LABEL_ROOM = 0.042  # least distance of two labels, as a part of the height
 
 
@@ -119,10 +120,15 @@ def _plain(axes: Axes) -> None:
 
 
 def _window(curves: Sequence[Array]) -> tuple[float, float]:
-    """Where curves differ: from what half of them reach in a tenth of the run, with every end in view."""
-    early = np.median([values.mean(0)[max(1, values.shape[1] // 10)] for values in curves])
-    low = min(early, *(values[:, -1].min() for values in curves))
+    """Where curves differ: from what half of them reach in a fifth of the run, with the ends in view.
+
+    An end far below the others is left out of view, or all that is above it would look the same.
+    """
+    early = np.median([values.mean(0)[max(1, values.shape[1] // 5)] for values in curves])
+    ends = [values[:, -1].min() for values in curves]
     high = max(values.max() for values in curves)
+    far = np.median(ends) - 5 * (high - np.median(ends) + 0.5)
+    low = max(min(early, *ends), far)
     room = 0.04 * max(high - low, 0.5)
     return low - room, high + room
 
@@ -131,7 +137,7 @@ def _label_ends(axes: Axes, ends: dict[str, float], colour: dict[str, str]) -> N
     """Names at the right ends of their curves, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name])
-    at = [(ends[name] - low) / (high - low) for name in names]
+    at = [max(0.0, (ends[name] - low) / (high - low)) for name in names]
     for name, end, place in zip(names, at, spread(at, LABEL_ROOM), strict=True):
         axes.annotate(
             f"{name}  {ends[name]:.1f}",
