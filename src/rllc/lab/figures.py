@@ -23,7 +23,8 @@ BASELINES = {"SGD": "#8A8A8A", "momentum SGD": "#56B4E9", "Adam": "#000000"}
 MEMORIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#6A4C93", "#7F5539")
 UNITS = ("-", "--", ":", "-.")
 INK, FAINT = "#222222", "#DDDDDD"
-PANELS = 4  # law panels side by side
+PANELS = 3  # law panels side by side
+TITLE = 38  # characters that fit above one
 LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
 LABEL_ROOM = 0.042  # least distance of two labels, as a part of the height
 
@@ -42,7 +43,7 @@ def comparison(rows: Sequence[Row], title: str) -> Figure:
     _accuracies(figure.add_subplot(grid[0]), shown, colour)
     for level in range(levels):
         panels = laws[level * PANELS : (level + 1) * PANELS]
-        cells = grid[1 + level].subgridspec(1, len(panels))
+        cells = grid[1 + level].subgridspec(1, PANELS if levels > 1 else len(panels))
         for place, row in enumerate(panels):
             _law(figure.add_subplot(cells[place]), row, colour[row.name])
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
@@ -89,10 +90,11 @@ def _accuracies(axes: Axes, rows: Sequence[Row], colour: dict[str, str]) -> None
 
 def _law(axes: Axes, row: Row, colour: str) -> None:
     paths = _values(row, "law")  # (seeds, points, k)
-    for j, (name, style) in enumerate(zip(unit_names(row.name), itertools.cycle(UNITS), strict=False)):
-        _line(axes, _values(row, "step")[0], paths[:, :, j], colour, style, name)
+    for j, (unit, style) in enumerate(zip(unit_names(row.name), itertools.cycle(UNITS), strict=False)):
+        _line(axes, _values(row, "step")[0], paths[:, :, j], colour, style, unit)
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-    axes.set_title(f"law of {row.name}", loc="left", fontsize=10, color=colour)
+    name = row.name if len(row.name) <= TITLE else row.name[: TITLE - 3] + "..."
+    axes.set_title(f"law of {name}", loc="left", fontsize=10, color=colour)
     if paths.shape[2] > 1:
         axes.legend(frameon=False, fontsize=8, handlelength=2.4)
     _plain(axes)
@@ -147,11 +149,5 @@ def _label_ends(axes: Axes, ends: dict[str, float], colour: dict[str, str]) -> N
             va="center",
             fontsize=9.5,
             color=colour[name],
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour[name],
-                "linewidth": 0.8,
-                "shrinkA": 1,
-                "shrinkB": 0,
-            },
+            arrowprops=LEADER | {"color": colour[name]},
         )

@@ -115,7 +115,7 @@ def advance_foreach(p: Propagator, memory: Sequence[Unit], gradient: Unit, param
 
 
 def _remember(p: Propagator, memory: Sequence[Unit], gradient: Unit) -> None:
-    """M <- M B + g aᵀ in place, last unit first: in a Jordan block each needs the old value of the one before."""
+    """M <- M B + g aᵀ in place; last unit first, because in a Jordan block it needs the old one before it."""
     # Where B is not upper triangular, a unit that an earlier one needs is copied before it changes.
     old = [[t.clone() for t in m] if p.B[i, :i].any() else m for i, m in enumerate(memory)]
     for j in reversed(range(p.k)):
