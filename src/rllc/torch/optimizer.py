@@ -55,7 +55,7 @@ class RLLC(torch.optim.Optimizer):
 
     Raises:
         ValueError: a rate, eps, law, memory or saved state that makes no sense, named with the remedy.
-        RuntimeError: a sparse gradient.
+        RuntimeError: a sparse gradient, or a sharded parameter (DTensor, FSDP2).
     """
 
     def __init__(
@@ -176,6 +176,11 @@ class RLLC(torch.optim.Optimizer):
         params = [p for p in group["params"] if p.grad is not None]
         if any(p.grad.layout != torch.strided for p in params):
             raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
+        if any(hasattr(p, "device_mesh") for p in params):
+            raise RuntimeError(
+                "RLLC does not take sharded parameters (DTensor) yet: its sums would be of one shard;"
+                " keep the parameters whole, as DistributedDataParallel does"
+            )
         for p in params:
             if not self.state[p]:
                 for name in self._names:
