@@ -1,4 +1,4 @@
-"""The correction against the SVD oracle, in three frameworks, and the invariances of spec section 7."""
+"""The correction against the SVD oracle, in three frameworks, and the invariances of docs/mathematics.md."""
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,15 @@ def test_equal_units_share_the_correction(inverse):
     assert x[0] == pytest.approx(x[1], rel=1e-12)
     if not isinstance(inverse, Ridge):  # an absolute ridge sees a unit of twice the squared size
         np.testing.assert_allclose(x.sum(), correction(memory[:, :1], g, single, inverse)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_one_gradient_contributes(seed):
+    """aᵀΓ⁻¹a = 1 - det(B)² (docs/mathematics.md, section 6)."""
+    p = random_propagator(seed, 3)
+    want = p.a @ np.linalg.solve(p.gramian(), p.a)
+    assert GramianRidge().frame(p).first == pytest.approx(want, rel=1e-9)
+    assert want == pytest.approx(1 - np.linalg.det(p.B) ** 2, rel=1e-9)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99])

@@ -259,7 +259,7 @@ def test_triple_momentum_is_the_published_method():
     ],
 )
 def test_gain_and_mean_delay(fixed, gain, delay):
-    """The table of the spec of the memoryless approximation, section 3."""
+    """Gains and delays of known optimizers (arXiv 2502.02132)."""
     assert fixed.gain == pytest.approx(gain, rel=1e-12)
     assert fixed.mean_delay == pytest.approx(delay, rel=1e-12, abs=1e-15)
 

@@ -1,4 +1,4 @@
-"""Lemma 3.8 and Theorems 5.2 and 5.3 as corrected in the spec, and everything it has seen of normal forms."""
+"""Lemma 3.8 and Theorems 5.2 and 5.3 as corrected in docs/mathematics.md, and hard cases of normal forms."""
 
 import itertools
 
@@ -177,7 +177,7 @@ def test_rllc_takes_the_same_steps_in_normal_form(p, seed, twice):
 @pytest.mark.parametrize("p", [parse("M(0.9) + M(0.9) + M(0)"), parse("CM(0.3+0.4i) + CM(0.3-0.4i)")])
 @pytest.mark.parametrize("inverse", ["exact", "ridge"])
 def test_rllc_on_the_reachable_part_is_rllc(p, inverse):
-    """M = M_r Pᵀ and L_r = Pᵀ L, step for step (spec, section 3(i))."""
+    """M = M_r Pᵀ and L_r = Pᵀ L, step for step (mathematics.md, section 3(i))."""
     P, reached = p.reachable()
     pinv = reference.cutoff(1e-11) if inverse == "exact" else reference.ridge(1e-3)
     law = np.arange(1.0, p.k + 1)
@@ -250,7 +250,7 @@ def test_theorem_5_2_as_printed_is_wrong():
 
 
 def test_the_exact_inverse_is_not_equivariant_at_the_start():
-    """While rank M_t = t < k only an orthogonal Q keeps the steps (spec, section 2, slip 4)."""
+    """While rank M_t = t < k only an orthogonal Q keeps the steps (mathematics.md, section 2)."""
     p, law = parse("M(0.9) + M(0.5) + M(0)"), np.ones(3)
     exact, generic, rotation = reference.cutoff(1e-11), change(3, 0, spread=4.0), change(3, 0, spread=1.0)
     want = rllc(p, law, pinv=exact)

@@ -186,6 +186,18 @@ def test_schedules_for_both_rates():
     assert_same((params, learned(got)), (want, learned(state)))
 
 
+def test_chain_clips_before_and_scales_after():
+    clipped = optax.chain(
+        optax.clip_by_global_norm(0.1), scale_by_rllc("M(0.9)", 0.02), optax.scale_by_learning_rate(0.05)
+    )
+    g = jax.grad(loss)(PARAMS)
+    small = jax.tree.map(lambda x: x * (0.1 / optax.global_norm(g)), g)
+    updates, state = clipped.update(g, clipped.init(PARAMS), PARAMS)
+    plain = rllc("M(0.9)", 0.05, 0.02)
+    want, plain_state = plain.update(small, plain.init(PARAMS), PARAMS)
+    assert_same((updates, learned(state)), (want, learned(plain_state)))
+
+
 def test_masked_and_partition_have_a_law_of_their_own():
     mask = {"w": True, "b": (False, True)}
     tx = optax.masked(rllc("M(0.9) + M(0)", 0.05, 0.02), mask)

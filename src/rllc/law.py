@@ -15,7 +15,7 @@ combining their squares.
     Cutoff(rcond)       the pseudo-inverse without the singular values of M below rcond times the largest
 
 Only GramianRidge keeps all of Lemma 3.8: the steps do not change when the units are replaced by other
-units of the same span, when gradients are rescaled, or when units coincide (spec, section 7).
+units of the same span, when gradients are rescaled, or when units coincide (mathematics.md, section 7).
 """
 
 from __future__ import annotations

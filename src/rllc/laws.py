@@ -8,7 +8,7 @@
 Each is a memory and a law L_0 to start RLLC from: with law learning rate 0 it stays the known optimizer.
 What a linear memory with a constant law cannot be: bias correction and momentum schedules (the law depends
 on t), decoupled weight decay and averages of iterates (they need θ), and whatever is not linear in g
-(Adam, signs, clipping). Source: spec, sections 4 and 5; arXiv 2402.15262, section 4 and appendix A.
+(Adam, signs, clipping). Source: mathematics.md, sections 4 and 5; arXiv 2402.15262, section 4 and appendix A.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class FixedLaw:
         """τ = m_1 / c_0: the mean age, in steps, of the gradients the step is made of.
 
         Negative where the law extrapolates. To first order this optimizer is gradient descent of step c_0
-        on f + (c_0/2) τ |∇f|² (spec of the memoryless approximation, section 3).
+        on f + (c_0/2) τ |∇f|² (arXiv 2502.02132).
 
         Raises:
             ValueError: the gain is zero up to rounding (the weights cancel), so that there is no mean.
@@ -130,7 +130,7 @@ class FixedLaw:
         return FixedLaw(Propagator(dual.B.T, O.T @ reached.a), dual.a)
 
     def equivalent(self, other: FixedLaw, tol: float = 1e-10) -> bool:
-        """Whether both take the same steps on every sequence of gradients (spec, section 4).
+        """Whether both take the same steps on every sequence of gradients (mathematics.md, section 4).
 
         They do if μ_0 ... μ_{k+k'-1} agree; here to tol times the largest of them.
         """

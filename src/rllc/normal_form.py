@@ -2,7 +2,7 @@
 
 A reachable (B, a) of k units is, up to a change of basis Q, its k eigenvalues: the union of one M_m(λ) per
 real eigenvalue and one CM_m(γ) per conjugate pair, all different (arXiv 2402.15262, Theorem 5.3; corrected
-statement: spec, section 3). So
+statement: mathematics.md, section 3). So
 
     M(.9) + M(.9) = M(.9)     M_2(.6) + M(.6) = M_2(.6)     CM(γ) + CM(γ*) = CM(γ)
 
@@ -33,7 +33,7 @@ __all__ = ["ChangeOfUnits", "NormalForm", "NormalFormError", "change_of_units", 
 
 Blocks = tuple[tuple[complex, int], ...]
 
-# Fewest merges first: 0, then half decades (spec, section 3). Eigenvalues live on the scale 1.
+# Fewest merges first: 0, then half decades (mathematics.md, section 3). Eigenvalues live on the scale 1.
 GAPS = (0.0, *(10 ** (half / 2) for half in range(-24, -1)))
 RULE_TOL = 1e-9
 MAX_UNIT_COND = 1e5
@@ -124,7 +124,7 @@ class NormalForm:
 
 
 def normal_form(p: Propagator) -> NormalForm:
-    """The union of Jordan block propagators that p is equivalent to (Theorem 5.3; spec, section 3).
+    """The union of Jordan block propagators that p is equivalent to (Theorem 5.3; mathematics.md, section 3).
 
     Unreachable units are dropped (r of k remain), eigenvalues nearer than a growing gap are merged into one
     block, and the first union is taken whose rules span those of p to a relative error of 1e-9 and whose
@@ -156,7 +156,7 @@ def normal_form(p: Propagator) -> NormalForm:
 
 
 def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
-    """Whether p and q give the same optimizer up to a change of basis of their units (spec, section 3).
+    """Whether p and q give the same optimizer in different units (mathematics.md, section 3).
 
     True if the reachable parts have the same size and each one's abstract rules are linear combinations of
     the other's, to the relative error tol (and what rounding makes of units that are nearly dependent).

@@ -7,7 +7,7 @@
     p.change_basis(Q)      the same optimizer seen in the units M Q
 
 M is n x k (columns are units), so updates act on the right. Everything here is float64 NumPy.
-Sources: arXiv 2402.15262, sections 4 and 5, with its Theorem 5.2 corrected (a becomes Qᵀa).
+Sources: arXiv 2402.15262, sections 4 and 5, as corrected in docs/mathematics.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["CM", "M", "Propagator"]
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, complex)
 
-# Arnoldi stops when a new direction is smaller than this times |B|: spec, section 3(i).
+# Arnoldi stops when a new direction is smaller than this times |B|: mathematics.md, section 3(i).
 REACHABLE_RTOL = 1e-10
 # Enough for spectral radii up to 1 - 1e-16.
 MAX_DOUBLINGS = 60
@@ -114,8 +114,8 @@ class Propagator:
         """The part of memory that gradients can reach: an isometry P (k, r) and the propagator on it.
 
         P spans {a, Bᵀa, (Bᵀ)²a, ...}; from M_0 = 0 the memory is M = M_r Pᵀ at all times, so that the
-        optimizer with r units and law Pᵀ L takes the same steps (spec, section 3(i)). r < k for example
-        for M(0.9) | M(0.9), whose two units are always equal.
+        optimizer with r units and law Pᵀ L takes the same steps (mathematics.md, section 3(i)). r < k for
+        example for M(0.9) | M(0.9), whose two units are always equal.
 
         Raises:
             ValueError: a = 0, so that no gradient ever enters the memory.
@@ -141,7 +141,7 @@ class Propagator:
         """The white-noise Gramian Γ = Σ_i (Bᵀ)ⁱ a aᵀ Bⁱ, (k, k).
 
         E MᵀM = S Γ when gradients are independent noise of total variance S. It solves the discrete
-        Lyapunov equation Γ = Bᵀ Γ B + a aᵀ; in the units M Q it is Qᵀ Γ Q (spec, section 6).
+        Lyapunov equation Γ = Bᵀ Γ B + a aᵀ; in the units M Q it is Qᵀ Γ Q (mathematics.md, section 6).
         """
         # The sum of 2n terms is that of n, plus (Bᵀ)ⁿ times it times Bⁿ. Unlike a Lyapunov solver this is
         # exact to rounding in each entry, also where units differ in size by many orders of magnitude.
@@ -158,7 +158,7 @@ class Propagator:
         """A matrix T (k, r) with Tᵀ Γ T = I whose columns are reachable laws: orthonormal filters.
 
         The units M T are uncorrelated and of equal size when gradients are white noise. Any other
-        choice differs by a rotation of the columns (spec, section 6).
+        choice differs by a rotation of the columns (mathematics.md, section 6).
 
         Raises:
             ValueError: a = 0, or two units are so nearly the same that float64 cannot tell them apart.
@@ -228,7 +228,7 @@ def CM(gamma: complex, order: int = 1) -> Propagator:
     """The complex block propagator CM_m(γ), 2m units: z_1 <- γ z_1 + g, z_j <- γ z_j + z_{j-1} (old).
 
     z_j = m_{2j-1} + i m_{2j}. The paper prints the matrix of the conjugate; this is the one that obeys
-    its own formula m <- g + γ m (spec, section 1).
+    its own formula m <- g + γ m (mathematics.md, section 1).
 
     Raises:
         ValueError: γ is real, not finite, or on or outside the unit circle; or the order is not positive.
