@@ -191,7 +191,7 @@ def test_chain_clips_before_and_scales_after():
         optax.clip_by_global_norm(0.1), scale_by_rllc("M(0.9)", 0.02), optax.scale_by_learning_rate(0.05)
     )
     g = jax.grad(loss)(PARAMS)
-    small = jax.tree.map(lambda x: x * (0.1 / optax.global_norm(g)), g)
+    small = jax.tree.map(lambda x: x * (0.1 / optax.tree.norm(g)), g)
     updates, state = clipped.update(g, clipped.init(PARAMS), PARAMS)
     plain = rllc("M(0.9)", 0.05, 0.02)
     want, plain_state = plain.update(small, plain.init(PARAMS), PARAMS)

@@ -71,7 +71,7 @@ def test_half_precision_is_rounded_once(foreach):
     """A bfloat16 step is the float32 step of the same numbers, rounded."""
     p = nn.Parameter(torch.linspace(-1, 1, 9).bfloat16())
     wide = nn.Parameter(p.detach().float())
-    opts = [RLLC([x], "M(0.9) + M_2(0.6)", 0.05, 0.02, foreach=foreach) for x in (p, wide)]
+    opts = [RLLC([x], "M(0.9) + M_2(0.6)", 0.05, 0.02, weight_decay=0.1, foreach=foreach) for x in (p, wide)]
     for _ in range(5):
         wide.data.copy_(p.data)  # start each step from the same numbers
         for name in ("m1", "m2", "m3"):

@@ -77,7 +77,7 @@ class RLLC(torch.optim.Optimizer):
         self.inverse = _law.chosen_inverse(eps, inverse)
         self.guard = guard
         self._prepare()
-        first_law = _law.initial_law(law if law is None else np.asarray(law), self.propagator.k)
+        first_law = _law.initial_law(law if law is None else _numpy(law), self.propagator.k)
         defaults = {
             "lr": lr,
             "law_lr": law_lr,
@@ -88,7 +88,7 @@ class RLLC(torch.optim.Optimizer):
             "memory": repr(self.propagator),
         }
         super().__init__(params, defaults)
-        self.param_groups[0]["law"] = torch.as_tensor(first_law, dtype=torch.float64).clone()
+        self.param_groups[0]["law"] = torch.tensor(first_law, dtype=torch.float64)
         self.param_groups[0]["skipped"] = 0
 
     @property
@@ -148,9 +148,10 @@ class RLLC(torch.optim.Optimizer):
                 f"the saved state has memory {saved.get('memory')!r}, this optimizer"
                 f" {self.defaults['memory']!r}; build the optimizer with the memory it was saved with"
             )
-        law = _law.initial_law(np.asarray(saved.get("law", ()), np.float64), self.propagator.k)
+        law = _law.initial_law(_numpy(saved.get("law", ())), self.propagator.k)
         super().load_state_dict(state_dict)
-        self.param_groups[0]["law"] = torch.from_numpy(law.copy())
+        # On the CPU again, wherever the file was mapped to.
+        self.param_groups[0]["law"] = torch.tensor(law, dtype=torch.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
@@ -225,12 +226,10 @@ class RLLC(torch.optim.Optimizer):
 
     def _advance(self, part: _Part, law: np.ndarray) -> None:
         """Memory, then parameters, of one group."""
-        group = part.group
-        lr, decay = float(group["lr"]), float(group["weight_decay"])
-        if lr and decay:
-            torch._foreach_mul_(part.params, 1 - lr * decay)
-        advance = passes.advance_one if group["foreach"] is False else passes.advance_foreach
-        advance(self.propagator, part.memory, part.gradient, part.params, -lr * law)
+        lr, decay = float(part.group["lr"]), float(part.group["weight_decay"])
+        advance = passes.advance_one if part.group["foreach"] is False else passes.advance_foreach
+        step = passes.Step(keep=1 - lr * decay, weights=-lr * law)
+        advance(self.propagator, part.memory, part.gradient, part.params, step)
 
 
 class _Part(NamedTuple):
@@ -244,6 +243,10 @@ class _Part(NamedTuple):
 
 def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _numpy(law: ArrayLike | Tensor) -> np.ndarray:
+    return law.detach().cpu().double().numpy() if isinstance(law, Tensor) else np.asarray(law)
 
 
 def _check_rate(name: str, value: Any) -> None:

@@ -7,6 +7,7 @@ computed in float32 and rounded once, when it is stored.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -91,24 +92,33 @@ def _gram_of_rows(rows: Tensor) -> Array:
     return (scaled @ scaled.T).double().cpu().numpy() * np.outer(size, size)
 
 
-def advance_one(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Array) -> None:
-    """M <- M B + g aᵀ, then θ <- θ + M step, tensor by tensor: the plain text of the algorithm."""
+class Step(NamedTuple):
+    """θ <- keep θ + M weights."""
+
+    keep: float
+    weights: Array  # (k,)
+
+
+def advance_one(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Step) -> None:
+    """M <- M B + g aᵀ, then θ <- keep θ + M weights, tensor by tensor: the plain text of the algorithm."""
     for i, theta in enumerate(params):
         dtype = torch.promote_types(theta.dtype, torch.float32)
-        B, a, s = (torch.tensor(x, dtype=dtype, device=theta.device) for x in (p.B, p.a, step))
+        B, a, s = (torch.tensor(x, dtype=dtype, device=theta.device) for x in (p.B, p.a, step.weights))
         M = torch.stack([unit[i].to(dtype) for unit in memory], dim=-1)
         M = M @ B + gradient[i].to(dtype)[..., None] * a
         for j, unit in enumerate(memory):
             unit[i].copy_(M[..., j])
-        theta.copy_(theta.to(dtype) + M @ s)
+        theta.copy_(step.keep * theta.to(dtype) + M @ s)
 
 
-def advance_foreach(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Array) -> None:
+def advance_foreach(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Step) -> None:
     """The same as `advance_one`, with one call for all tensors of a unit."""
     wide_memory, wide_params = [_wide(unit) for unit in memory], _wide(params)
     _remember(p, wide_memory, _wide(gradient))
-    for coefficient, unit in zip(step.tolist(), wide_memory, strict=True):
-        torch._foreach_add_(wide_params, unit, alpha=coefficient)
+    if step.keep != 1:
+        torch._foreach_mul_(wide_params, step.keep)
+    for weight, unit in zip(step.weights.tolist(), wide_memory, strict=True):
+        torch._foreach_add_(wide_params, unit, alpha=weight)
     for stored, wide in zip([*memory, params], [*wide_memory, wide_params], strict=True):
         if stored is not wide:
             torch._foreach_copy_(stored, wide)
