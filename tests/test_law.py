@@ -33,7 +33,8 @@ def correction(memory, g, p, inverse, guard=False, xp=np, convert=np.asarray):
     U, one = memory @ C, convert(np.float64(1))
     sums = Sums(convert(U.T @ U), convert(U.T @ g), convert(g @ g), one, one)
     frame = Frame(convert(C), convert(metric), first)
-    x = law.correction(xp, sums, frame, inverse, guard=guard, rounding=F64)
+    faded = convert(np.eye(p.k)) if guard else None
+    x = law.correction(xp, sums, frame, inverse, faded=faded, rounding=F64)
     return np.asarray(x)
 
 
@@ -143,23 +144,22 @@ def test_what_one_gradient_contributes(seed):
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.99])
-def test_guard_bounds_the_law_after_any_silence(beta):
-    """The exact formula grows like β⁻ᵀ; guarded, a returning gradient never moves L by more than 1/δ steps
-    of a memory that holds one gradient, and after a long silence by nothing."""
-    p = M(beta)
-    g = np.ones(7)
-    memory = np.outer(g, p.a) / (1 - beta)  # a long run of equal gradients
-    ordinary = correction(g[:, None], g, p, GramianRidge())[0]  # the second step of every run
-    moved = []
-    for _ in range(4000):
-        memory = memory @ p.B
-        moved.append(correction(memory, g, p, GramianRidge(), guard=True)[0])
-    assert max(moved) <= ordinary / GUARD_FRACTION * (1 + 1e-9)
-    assert moved[-1] < 1e-3 * ordinary
-    if beta:
-        memory = np.outer(g, p.a) * 1e-12
-        assert correction(memory, g, p, GramianRidge())[0] > 1e11 * ordinary
-        assert correction(memory, g, p, GramianRidge(), guard=True)[0] < 1e-10 * ordinary
+def test_guard_bounds_the_law_for_memory_of_any_size(beta):
+    """The exact formula grows like 1/|M|; guarded, x is at most 1/δ times that of the second step of a run of
+    equal gradients, and goes to zero with M."""
+    p, g = M(beta), np.ones(7)
+    second = correction(g[:, None], g, p, GramianRidge())[0]
+    sizes = np.geomspace(1e-12, 100, 200)
+    exact, kept = (
+        np.array([correction(s * g[:, None], g, p, GramianRidge(), guard)[0] for s in sizes])
+        for guard in (False, True)
+    )
+    assert exact[0] > 1e11 * second
+    assert kept.max() <= second / GUARD_FRACTION * (1 + 1e-9)
+    assert kept[0] < 1e-10 * second
+    np.testing.assert_array_equal(
+        kept[sizes > GUARD_FRACTION * (1 + 1e-9)], exact[sizes > GUARD_FRACTION * (1 + 1e-9)]
+    )
 
 
 def test_guard_leaves_ordinary_steps_alone():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -14,6 +15,7 @@ from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
 from rllc.optax import rllc, scale_by_rllc
+from rllc.torch import RLLC
 
 # NumPy, so that JAX takes them in the precision that is enabled.
 PARAMS = {"w": np.arange(6.0).reshape(2, 3) / 5 - 0.4, "b": (np.ones(4), np.array(0.3))}
@@ -366,6 +368,22 @@ def test_optax_finds_the_parameter_like_parts_of_the_state(tx):
     )
     assert set(jax.tree.leaves(marked[0].memory)) == {"param"}
     assert marked[0].law == "other"
+
+
+@pytest.mark.parametrize("silent", [1, 20, 500])
+def test_a_gradient_that_returns_after_silence_moves_the_law_as_torch_does(silent):
+    gradients = np.r_[
+        1 + np.random.default_rng(0).normal(size=(30, 20)), np.zeros((silent, 20)), np.ones((1, 20))
+    ]
+    tx, p = scale_by_rllc("M(0.9) + M_2(0.6)", 0.01), torch.nn.Parameter(torch.zeros(20, dtype=torch.float64))
+    opt, state, update = RLLC([p], "M(0.9) + M_2(0.6)", 0.0, 0.01), tx.init(jnp.zeros(20)), jax.jit(tx.update)
+    for g in gradients:
+        before = state.law
+        p.grad = torch.tensor(g)
+        opt.step()
+        _, state = update(jnp.asarray(g), state)
+    np.testing.assert_allclose(state.law, opt.law, rtol=1e-10)
+    assert np.linalg.norm(state.law - before) < 0.01
 
 
 def test_zero_learning_rate_leaves_parameters_still_while_the_law_learns():

@@ -151,30 +151,37 @@ def correction(
     frame: Frame,
     inverse: RelaxedInverse,
     *,
-    guard: bool = True,
+    faded: Array | None,
     rounding: float,
 ) -> Array:
-    """x = M⁺g, (k,): exactly zero for zero memory or zero gradient.
+    """x = M⁺g, (k,): exactly zero for zero memory or zero gradient; guarded unless `faded` is None.
 
-    The guard is about memory that has decayed to almost nothing, after a stretch of zero gradients say:
-    M⁺g then grows like |g| / |M| without bound, and is 0 at M = 0. With the guard x is multiplied by
-    min(1, ρ), ρ = tr(Γ⁻¹MᵀM) / (δ² aᵀΓ⁻¹a |g|²), so that it goes to zero with M. ρ = 1 where memory
-    holds what a single gradient of δ = 1/4 the size of g would leave in it.
+    The guard is about memory that has decayed towards nothing, where M⁺g grows like |g| / |M| without
+    bound. It has two parts. After s zero gradients memory is M' Bˢ, M' what it was before them: then
+    x = Bˢ M⁺g, the correction that g would have made of M'. And where memory holds little for any other
+    reason, x is multiplied by min(1, ρ), ρ = tr(Γ⁻¹MᵀM) / (δ² aᵀΓ⁻¹a |g|²), so that it goes to zero with M;
+    ρ = 1 where memory holds what a single gradient of δ = 1/4 the size of g would leave in it.
 
     Args:
         sums: inner products with the memory BEFORE it takes in g, in the basis of the frame.
         frame: of this inverse and the memory's propagator, as arrays of xp.
+        faded: (k, k) Bˢ as `fade` keeps it, or None for the paper's exact formula.
         rounding: relative error of the sums, a few units in the last place of their dtype.
     """
     x = frame.basis @ inverse.solve(xp, sums, rounding)
     quotient = sums.memory_scale / sums.gradient_scale
-    if not guard:
+    if faded is None:
         return x / quotient
     held = xp.trace(frame.metric @ sums.W)
     level = GUARD_FRACTION**2 * frame.first * sums.gg
     # (1/q) min(1, q² h), written so that neither 1/q nor q² can overflow into the result
     shrunk = quotient * (held / xp.where(level > 0, level, 1.0))
-    return x * xp.where(shrunk < 1 / quotient, shrunk, 1 / quotient)
+    return faded @ x * xp.where(shrunk < 1 / quotient, shrunk, 1 / quotient)
+
+
+def fade(xp: ModuleType, faded: Array, B: Array, sums: Sums) -> Array:
+    """Bˢ after this gradient, (k, k), s the number of zero gradients since the last other one."""
+    return xp.where(sums.gg > 0, xp.eye(B.shape[0], dtype=B.dtype), faded @ B)
 
 
 def rounding_of(k: int, machine_epsilon: float) -> float:

@@ -38,6 +38,7 @@ class ScaleByRLLCState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
+    faded: jax.Array  # (k, k) like law: Bˢ, s zero gradients since the last other one (`rllc.law.fade`)
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
 
 
@@ -64,7 +65,7 @@ def rllc(
         eps: of the default relaxed inverse GramianRidge(eps), a relative number >= 0.
         inverse: another relaxed inverse instead: GramianRidge(eps), Ridge(eps) or Cutoff(rcond).
         weight_decay: w, decoupled and multiplied by the learning rate as in optax.adamw.
-        guard: keep a gradient that returns after a long silence from throwing L away
+        guard: keep a gradient that returns after a silence from throwing L away
             (`rllc.law.correction`); False is the paper's exact formula.
 
     Raises:
@@ -110,6 +111,7 @@ def scale_by_rllc(
             count=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             law=jnp.asarray(first_law, _law_dtype()),
+            faded=jnp.eye(propagator.k, dtype=_law_dtype()),
             memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(propagator.k)),
         )
 
@@ -121,7 +123,8 @@ def scale_by_rllc(
             raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
         tops = _tops(state.memory, updates)
         sums = _sums(state.memory, updates, tops, frame.basis)
-        x = _correction(sums, frame, inverse, guard, _machine_epsilon(updates))
+        faded = state.faded if guard else None
+        x = _correction(sums, frame, inverse, faded, _machine_epsilon(updates))
         rate = law_learning_rate(state.count) if callable(law_learning_rate) else law_learning_rate
         L = (state.law + rate * x).astype(state.law.dtype)
         good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, state.memory[0])
@@ -139,6 +142,7 @@ def scale_by_rllc(
             count=optax.safe_increment(state.count),
             skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
             law=keep(L, state.law),
+            faded=keep(_law.fade(jnp, state.faded, jnp.asarray(propagator.B, L.dtype), sums), state.faded),
             memory=jax.tree.map(keep, M, state.memory),
         )
 
@@ -209,12 +213,12 @@ def _weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Ar
 
 
 def _correction(
-    sums: Sums, frame: Frame, inverse: RelaxedInverse, guard: bool, machine_epsilon: float
+    sums: Sums, frame: Frame, inverse: RelaxedInverse, faded: jax.Array | None, machine_epsilon: float
 ) -> jax.Array:
     dtype = sums.W.dtype
     here = Frame(jnp.asarray(frame.basis, dtype), jnp.asarray(frame.metric, dtype), frame.first)
     error = _law.rounding_of(sums.W.shape[0], max(machine_epsilon, float(jnp.finfo(dtype).eps)))
-    return _law.correction(jnp, sums, here, inverse, guard=guard, rounding=error)
+    return _law.correction(jnp, sums, here, inverse, faded=faded, rounding=error)
 
 
 def _memory_fits(p: Propagator, tops: jax.Array, unit: optax.Updates) -> jax.Array:

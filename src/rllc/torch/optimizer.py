@@ -37,7 +37,8 @@ class RLLC(torch.optim.Optimizer):
     or so large that memory would overflow, is skipped whole: nothing changes but `skipped`.
 
     Memory is k tensors a parameter, in its dtype (`state[p]["m1"]`, ...). The law is float64, in
-    `param_groups[0]["law"]`. bfloat16 and float16 are computed in float32 and rounded once.
+    `param_groups[0]["law"]`, and beside it what the guard must know. Half precision is computed in
+    float32 and rounded once.
 
     Args:
         params: parameters or groups, as for every torch optimizer.
@@ -48,7 +49,7 @@ class RLLC(torch.optim.Optimizer):
         eps: of the default relaxed inverse GramianRidge(eps), a relative number >= 0.
         inverse: another relaxed inverse instead: GramianRidge(eps), Ridge(eps) or Cutoff(rcond).
         weight_decay: w >= 0, decoupled and multiplied by the learning rate as in AdamW.
-        guard: keep a gradient that returns after a long silence from throwing L away
+        guard: keep a gradient that returns after a silence from throwing L away
             (`rllc.law.correction`); False is the paper's exact formula.
         maximize: follow the gradient uphill.
         foreach: one call for all tensors of a unit (the default), or False for one tensor at a time.
@@ -89,6 +90,7 @@ class RLLC(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
         self.param_groups[0]["law"] = torch.tensor(first_law, dtype=torch.float64)
+        self.param_groups[0]["faded"] = torch.eye(self.propagator.k, dtype=torch.float64)
         self.param_groups[0]["skipped"] = 0
 
     @property
@@ -126,11 +128,10 @@ class RLLC(torch.optim.Optimizer):
         parts = [part for group in self.param_groups if (part := self._part(group)).params]
         if not parts:
             return loss
-        law = self._corrected_law(parts)
+        law = self._correct_law(parts)
         if law is None:
             self.param_groups[0]["skipped"] += 1
             return loss
-        self.param_groups[0]["law"] = torch.from_numpy(law)
         for part in parts:
             self._advance(part, law)
         return loss
@@ -148,10 +149,14 @@ class RLLC(torch.optim.Optimizer):
                 f"the saved state has memory {saved.get('memory')!r}, this optimizer"
                 f" {self.defaults['memory']!r}; build the optimizer with the memory it was saved with"
             )
-        law = _law.initial_law(_numpy(saved.get("law", ())), self.propagator.k)
+        k = self.propagator.k
+        law, faded = _law.initial_law(_numpy(saved.get("law", ())), k), _numpy(saved.get("faded", ()))
+        if faded.shape != (k, k) or not np.isfinite(faded).all():
+            raise ValueError(f"the saved state is damaged: 'faded' is not a finite ({k}, {k}) matrix")
         super().load_state_dict(state_dict)
         # On the CPU again, wherever the file was mapped to.
         self.param_groups[0]["law"] = torch.tensor(law, dtype=torch.float64)
+        self.param_groups[0]["faded"] = torch.tensor(faded, dtype=torch.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
@@ -194,8 +199,8 @@ class RLLC(torch.optim.Optimizer):
     def _names(self) -> list[str]:
         return [f"m{j}" for j in range(1, self.propagator.k + 1)]
 
-    def _corrected_law(self, parts: list[_Part]) -> np.ndarray | None:
-        """L + c2 M⁺g, (k,) float64; None if the step must be skipped."""
+    def _correct_law(self, parts: list[_Part]) -> np.ndarray | None:
+        """L <- L + c2 M⁺g; the new law (k,) float64, or None and no change if the step must be skipped."""
         r = self._frame.basis.shape[1]
         grams = [passes.gram(part.memory, part.gradient, self._basis) for part in parts]
         total = np.sum(grams, axis=0)
@@ -207,9 +212,16 @@ class RLLC(torch.optim.Optimizer):
         one = np.float64(1)
         sums = Sums(total[:r, :r], v, total[r, r], memory_scale=one, gradient_scale=one)
         error = _law.rounding_of(r, max(passes.machine_epsilon(part.gradient) for part in parts))
-        x = _law.correction(np, sums, self._frame, self.inverse, guard=self.guard, rounding=error)
-        law = self.param_groups[0]["law"].numpy() + x
-        return law if np.isfinite(law).all() else None
+        keeper = self.param_groups[0]
+        faded = keeper["faded"].numpy()
+        guard = faded if self.guard else None
+        x = _law.correction(np, sums, self._frame, self.inverse, faded=guard, rounding=error)
+        law = keeper["law"].numpy() + x
+        if not np.isfinite(law).all():
+            return None
+        keeper["law"] = torch.from_numpy(law)
+        keeper["faded"] = torch.from_numpy(_law.fade(np, faded, self.propagator.B, sums))
+        return law
 
     def _memory_fits(self, part: _Part, gram: np.ndarray) -> bool:
         """Whether no entry of M B + g aᵀ can overflow."""
