@@ -486,7 +486,7 @@ def test_another_memorys_state_is_refused_before_anything_changes():
     ):
         damaged = opt.state_dict()
         damaged["param_groups"][0] = damaged["param_groups"][0] | damage
-        with pytest.raises(ValueError, match="finite|entries"):
+        with pytest.raises(ValueError, match=r"finite|entries"):
             opt.load_state_dict(damaged)
     assert_same(snapshot(net, opt), before)
 
