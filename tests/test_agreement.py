@@ -46,11 +46,17 @@ def torch_run(problem, memory, steps=STEPS, **options):
     return torch.cat([q.detach().reshape(-1) for q in params]).numpy(), opt.law.numpy()
 
 
+def split(x):
+    return {"a": x[0], "b": (x[1:13].reshape(3, 4), x[13:])}
+
+
+def join(tree):
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
+
+
 def optax_run(problem, memory, steps=STEPS, **options):
     theta, gradient = problem
     with jax.enable_x64(True):
-        split = lambda x: {"a": x[0], "b": (x[1:13].reshape(3, 4), x[13:])}  # noqa: E731
-        join = lambda t: jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(t)])  # noqa: E731
         tx = rllc(memory, **{"learning_rate": C1, "law_learning_rate": C2} | options)
         params = split(jnp.asarray(theta))
         state = tx.init(params)

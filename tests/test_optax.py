@@ -66,11 +66,13 @@ def test_jit_changes_nothing(tx):
 
 
 def test_state_dtypes_and_shapes_are_stable(tx):
+    def as_shape(x):
+        return x.shape, x.dtype
+
     state = tx.init(PARAMS)
     for _ in range(3):
         shapes = jax.eval_shape(tx.update, PARAMS, state, PARAMS)
         updates, new = tx.update(jax.grad(loss)(PARAMS), state, PARAMS)
-        as_shape = lambda x: (x.shape, x.dtype)  # noqa: E731
         assert jax.tree.map(as_shape, shapes) == jax.tree.map(as_shape, (updates, new))
         assert jax.tree.map(as_shape, new) == jax.tree.map(as_shape, state)
         assert jax.tree.map(as_shape, updates) == jax.tree.map(as_shape, PARAMS)

@@ -15,6 +15,7 @@ The memory is k trees shaped (and sharded) like the parameters; the law is one v
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -101,52 +102,69 @@ def scale_by_rllc(
     propagator = as_propagator(memory)
     inverse = _law.chosen_inverse(eps, inverse)
     first_law = _law.initial_law(law, propagator.k)
-    frame = inverse.frame(propagator)
     _check_rate("law_learning_rate", law_learning_rate)
     _check_rate("weight_decay", weight_decay)
+    rule = _Rule(propagator, inverse, inverse.frame(propagator), law_learning_rate, weight_decay, guard)
+    return optax.GradientTransformation(partial(_init, rule, first_law), partial(_update, rule))
 
-    def init(params: optax.Params) -> ScaleByRLLCState:
-        _check_leaves(params)
-        return ScaleByRLLCState(
-            count=jnp.zeros((), jnp.int32),
-            skipped=jnp.zeros((), jnp.int32),
-            law=jnp.asarray(first_law, _law_dtype()),
-            faded=jnp.eye(propagator.k, dtype=_law_dtype()),
-            memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(propagator.k)),
-        )
 
-    def update(
-        updates: optax.Updates, state: ScaleByRLLCState, params: optax.Params | None = None
-    ) -> tuple[optax.Updates, ScaleByRLLCState]:
-        decays = not (isinstance(weight_decay, float | int) and weight_decay == 0)
-        if decays and params is None:
-            raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
-        tops = _tops(state.memory, updates)
-        sums = _sums(state.memory, updates, tops, frame.basis)
-        faded = state.faded if guard else None
-        x = _correction(sums, frame, inverse, faded, _machine_epsilon(updates))
-        rate = law_learning_rate(state.count) if callable(law_learning_rate) else law_learning_rate
-        L = (state.law + rate * x).astype(state.law.dtype)
-        good = jnp.isfinite(L).all() & _memory_fits(propagator, tops, state.memory[0])
+class _Rule(NamedTuple):
+    """What of a transformation does not change from step to step."""
 
-        M = _next_memory(propagator, state.memory, updates)
-        step = _combination(L, M)
-        if decays:
-            step = jax.tree.map(lambda d, p: d + weight_decay * _wide(p), step, params)
+    propagator: Propagator
+    inverse: RelaxedInverse
+    frame: Frame
+    law_learning_rate: Rate
+    weight_decay: float | jax.Array
+    guard: bool
 
-        def keep(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(good, new.astype(old.dtype), old)
+    def rate(self, count: jax.Array) -> Any:
+        return self.law_learning_rate(count) if callable(self.law_learning_rate) else self.law_learning_rate
 
-        step = jax.tree.map(lambda d, g: keep(d, jnp.zeros_like(g)), step, updates)
-        return step, ScaleByRLLCState(
-            count=optax.safe_increment(state.count),
-            skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
-            law=keep(L, state.law),
-            faded=keep(_law.fade(jnp, state.faded, jnp.asarray(propagator.B, L.dtype), sums), state.faded),
-            memory=jax.tree.map(keep, M, state.memory),
-        )
+    def decays(self) -> bool:
+        return not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
 
-    return optax.GradientTransformation(init, update)
+
+def _init(rule: _Rule, first_law: Any, params: optax.Params) -> ScaleByRLLCState:
+    _check_leaves(params)
+    dtype, k = _law_dtype(), rule.propagator.k
+    return ScaleByRLLCState(
+        count=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        law=jnp.asarray(first_law, dtype),
+        faded=jnp.eye(k, dtype=dtype),
+        memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(k)),
+    )
+
+
+def _update(
+    rule: _Rule, g: optax.Updates, state: ScaleByRLLCState, params: optax.Params | None = None
+) -> tuple[optax.Updates, ScaleByRLLCState]:
+    """One step: project g on the old memory, correct the law, remember g, combine."""
+    if rule.decays() and params is None:
+        raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
+    tops = _tops(state.memory, g)
+    sums = _sums(state.memory, g, tops, rule.frame.basis)
+    x = _correction(rule, sums, state.faded, _machine_epsilon(g))
+    L = (state.law + rule.rate(state.count) * x).astype(state.law.dtype)
+    good = jnp.isfinite(L).all() & _memory_fits(rule.propagator, tops, state.memory[0])
+
+    M = _next_memory(rule.propagator, state.memory, g)
+    step = _combination(L, M)
+    if rule.decays():
+        step = jax.tree.map(lambda d, p: d + rule.weight_decay * _wide(p), step, params)
+
+    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(good, new.astype(old.dtype), old)
+
+    new_state = ScaleByRLLCState(
+        count=optax.safe_increment(state.count),
+        skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
+        law=keep(L, state.law),
+        faded=keep(_law.fade(jnp, state.faded, jnp.asarray(rule.propagator.B, L.dtype), sums), state.faded),
+        memory=jax.tree.map(keep, M, state.memory),
+    )
+    return jax.tree.map(lambda d, x: keep(d, jnp.zeros_like(x)), step, g), new_state
 
 
 # --- the two passes over the parameters ---------------------------------------------------------
@@ -212,13 +230,16 @@ def _weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Ar
 # --- the law ------------------------------------------------------------------------------------
 
 
-def _correction(
-    sums: Sums, frame: Frame, inverse: RelaxedInverse, faded: jax.Array | None, machine_epsilon: float
-) -> jax.Array:
-    dtype = sums.W.dtype
-    here = Frame(jnp.asarray(frame.basis, dtype), jnp.asarray(frame.metric, dtype), frame.first)
-    error = _law.rounding_of(sums.W.shape[0], max(machine_epsilon, float(jnp.finfo(dtype).eps)))
-    return _law.correction(jnp, sums, here, inverse, faded=faded, rounding=error)
+def _correction(rule: _Rule, sums: Sums, faded: jax.Array, machine_epsilon: float) -> jax.Array:
+    dtype, (C, G, first) = sums.W.dtype, rule.frame
+    return _law.correction(
+        jnp,
+        sums,
+        Frame(jnp.asarray(C, dtype), jnp.asarray(G, dtype), first),
+        rule.inverse,
+        faded=faded if rule.guard else None,
+        rounding=_law.rounding_of(len(G), max(machine_epsilon, float(jnp.finfo(dtype).eps))),
+    )
 
 
 def _memory_fits(p: Propagator, tops: jax.Array, unit: optax.Updates) -> jax.Array:
