@@ -104,11 +104,18 @@ def test_fresh_makes_every_record_again(tmp_path):
     assert [row[:7] for row in rows_of(tmp_path)] == [row[:7] for row in rows]
 
 
+# A test run in the background ignores SIGINT, and a child inherits that.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rllc.lab import cli
+sys.exit(cli.main())
+"""
+
+
 def test_ctrl_c_keeps_finished_runs_and_ends_the_workers(tmp_path):
-    ask = [sys.executable, "-m", "rllc.lab.cli", *MINIATURE, str(tmp_path), "--steps", "400"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A test run in the background ignores SIGINT, and a child would inherit that.
-    process = subprocess.Popen(ask, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
+    ask = [sys.executable, "-c", INTERRUPTIBLE, *MINIATURE, str(tmp_path), "--steps", "400"]
+    process = subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("records/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
