@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed.fsdp
 from torch import nn
+from torch.optim import lr_scheduler
 
 from problems import EIGHT
 from rllc import parse, reference
@@ -155,28 +156,35 @@ def test_tensor_rates_follow_in_place_changes():
     assert_same(list(nets[0].parameters()), list(nets[1].parameters()))
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda o: torch.optim.lr_scheduler.StepLR(o, 3, 0.5),
-        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10),
-        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
-        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=12, cycle_momentum=False),
-        lambda o: torch.optim.lr_scheduler.LinearLR(o),
-        lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
-        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
-        lambda o: torch.optim.lr_scheduler.PolynomialLR(o, 10),
-        lambda o: torch.optim.lr_scheduler.SequentialLR(
-            o,
-            [torch.optim.lr_scheduler.ConstantLR(o), torch.optim.lr_scheduler.ExponentialLR(o, 0.5)],
-            milestones=[4],
-        ),
-    ],
-)
+# Every scheduler of torch that sets the learning rate by the clock.
+SCHEDULERS = {
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 3, 0.5),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 5]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 10),
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: 0.9),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=12, cycle_momentum=False),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=3, cycle_momentum=False),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o), lr_scheduler.ExponentialLR(o, 0.5)], milestones=[4]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+    "SWALR": lambda o: torch.optim.swa_utils.SWALR(o, 0.01, 5),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("tensor", [False, True])
-def test_schedulers_set_the_learning_rate(make, tensor):
+def test_schedulers_set_the_learning_rate(name, tensor):
     """Beside SGD under the same scheduler: the same rates, and for a fixed law the same parameters."""
-    lr = torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
+    make, lr = SCHEDULERS[name], torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
     nets = [network(torch.float64), network(torch.float64)]
     opt = rllc(nets[0], "M(0.9)", lr=lr, law_lr=0.0)
     sgd = torch.optim.SGD(nets[1].parameters(), lr=0.1, momentum=0.9)
@@ -189,7 +197,7 @@ def test_schedulers_set_the_learning_rate(make, tensor):
 def test_reduce_on_plateau():
     net = network()
     opt = rllc(net)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(opt, patience=0)
+    scheduler = lr_scheduler.ReduceLROnPlateau(opt, patience=0)
     for _ in range(3):
         train(net, opt, 1)
         scheduler.step(1.0)
