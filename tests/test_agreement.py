@@ -158,3 +158,14 @@ def test_weight_decay_is_adamw_decoupled(framework):
         m = 0.9 * m + g[:, None]
         theta = theta - C1 * (m @ L + 0.3 * theta)
     assert relative_error(got, theta) < 1e-12
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_only_c1_c2_and_c1_l0_matter_and_the_size_of_a_is_absorbed(problem):
+    """docs/mathematics.md, section 1: other numbers, the same process."""
+    p, ones, start = as_propagator("M(0.9) + M(0)"), np.ones(2), PROBLEMS[problem]()
+    want, _ = torch_run(start, p, lr=C1, law_lr=C2, law=ones)
+    rescaled, _ = torch_run(start, p, lr=C1 / 8, law_lr=8 * C2, law=8 * ones)
+    shorter, _ = torch_run(start, p.change_basis(np.eye(2) / 5), lr=C1, law_lr=C2, law=5 * ones)
+    assert relative_error(rescaled, want) < 1e-12
+    assert relative_error(shorter, want) < 1e-10
