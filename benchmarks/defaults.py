@@ -18,6 +18,7 @@ from rich.progress import Progress
 
 from rllc import FixedLaw, parse
 from rllc.lab import sweep
+from rllc.lab.files import replacing
 from rllc.lab.optimizers import Rllc
 from rllc.lab.records import read
 from rllc.lab.selection import best_point, choose, finished
@@ -103,8 +104,10 @@ def main() -> None:
         f"Best validation accuracy in % over {rates}, mean over the memories; seed 0; {steps}."
         " 'mean of last' is over all runs that did not diverge."
     )
-    (options.out / "defaults.md").write_text("\n".join([*rows, "", note, ""]))
-    print("\n".join([*rows, "", note]))
+    text = "\n".join([*rows, "", note])
+    with replacing(options.out / "defaults.md") as file:
+        file.write(f"{text}\n".encode())
+    print(text)
 
 
 if __name__ == "__main__":

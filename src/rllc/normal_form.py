@@ -16,9 +16,7 @@ the result is judged by what matters, the abstract rules aᵀ Bⁱ, matched by l
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -27,7 +25,7 @@ import scipy.linalg
 import scipy.sparse.csgraph
 from numpy.typing import ArrayLike, NDArray
 
-from rllc.propagator import CM, Array, M, Propagator, jordan_blocks
+from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks
 
 __all__ = ["ChangeOfUnits", "NormalForm", "NormalFormError", "change_of_units", "equivalent", "normal_form"]
 
@@ -140,7 +138,7 @@ def normal_form(p: Propagator) -> NormalForm:
     why_not = []
     written = _written(reached)
     for blocks in (*written, *_candidates(reached.eigenvalues)):
-        target = _union(blocks)
+        target = union_of_blocks(blocks)
         unit_cond = _unit_cond(target)
         if unit_cond > MAX_UNIT_COND:
             why_not.append(f"the units of {_name(target)} are nearly dependent (unit_cond over 1e5)")
@@ -278,11 +276,6 @@ def _sorted(blocks: Iterable[tuple[complex, int]]) -> Blocks:
     return tuple(sorted(blocks, key=place))
 
 
-def _union(blocks: Blocks) -> Propagator:
-    written = (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
-    return functools.reduce(operator.or_, written)
-
-
 def _unit_cond(p: Propagator) -> float:
     """max(√cond of the units' correlation matrix, largest over smallest unit) under white noise."""
     gramian = p.gramian()
@@ -306,7 +299,7 @@ def _shortest(form: NormalForm, blocks: Blocks, rules: Array) -> NormalForm:
     rounded = tuple((_round(z), m) for z, m in blocks)
     if any(not abs(z) < 1 or (isinstance(z, complex) and z.imag == 0) for z, _ in rounded):
         return form
-    target = _union(rounded)
+    target = union_of_blocks(rounded)
     short = _fit(target, form.P, rules, _unit_cond(target))
     rounding = 16 * np.finfo(float).eps / (1 - target.spectral_radius)
     return short if short.residual <= max(2 * form.residual, rounding) else form

@@ -12,9 +12,11 @@ Sources: arXiv 2402.15262, sections 4 and 5, as corrected in docs/mathematics.md
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -253,11 +255,14 @@ def jordan_blocks(p: Propagator) -> list[tuple[complex, int]] | None:
     found = [_block(p.B[i:j, i:j]) for i, j in itertools.pairwise(starts)]
     if any(math.hypot(z.real, z.imag) >= 1 for z, _ in found):
         return None  # corner entries that are not eigenvalues
-    written = [CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in found]
-    union = written[0]
-    for block in written[1:]:
-        union = union | block
-    return found if union == p else None
+    return found if union_of_blocks(found) == p else None
+
+
+def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
+    """The union of M_m (for a float) and CM_m (for a complex) that `jordan_blocks` reads back."""
+    return functools.reduce(
+        operator.or_, (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
+    )
 
 
 def _block(B: Array) -> tuple[complex, int]:

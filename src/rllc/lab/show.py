@@ -20,9 +20,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rllc.lab.files import replacing
 from rllc.laws import FixedLaw
 from rllc.notation import parse
-from rllc.propagator import CM, Array, M, Propagator, jordan_blocks
+from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,9 +184,11 @@ def draw(fixed: FixedLaw, path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(path.parent)!r} to write {path.name} into; make it first")
     try:
-        _figure(fixed).savefig(path, dpi=160)
+        figure = _figure(fixed)
     except ImportError:
         raise ValueError("a picture needs matplotlib; install it with: pip install 'rllc[lab]'") from None
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=160)
 
 
 def _figure(fixed: FixedLaw) -> Figure:
@@ -291,7 +294,7 @@ def _lags(p: Propagator) -> int:
 def _blocks(p: Propagator) -> list[tuple[str, complex, int]]:
     """(text, eigenvalue, order) of each block; none if p is not written in blocks."""
     blocks = jordan_blocks(p) or []
-    return [(str(CM(z, m) if isinstance(z, complex) else M(z, m)), z, m) for z, m in blocks]
+    return [(repr(union_of_blocks([(z, m)])), z, m) for z, m in blocks]
 
 
 def _units(p: Propagator) -> Iterator[tuple[str, str, str]]:

@@ -226,7 +226,9 @@ class RLLC(torch.optim.Optimizer):
     def _memory_fits(self, part: _Part, gram: np.ndarray) -> bool:
         """Whether no entry of M B + g aᵀ can overflow."""
         sizes = np.sqrt(np.diag(gram))
-        if self._growth_of_sums @ sizes < min(torch.finfo(t.dtype).max for t in part.params):
+        if self._growth_of_sums @ sizes < min(
+            torch.finfo(dtype).max for dtype in {t.dtype for t in part.params}
+        ):
             return True
 
         # The norms do not settle it: look at every tensor's largest entries.

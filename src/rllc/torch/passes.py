@@ -39,7 +39,9 @@ def gram(memory: Sequence[Unit], gradient: Unit, basis: Array) -> Array:
 
 def machine_epsilon(unit: Unit) -> float:
     """Of the dtype that the sums of a unit are computed in: the coarsest of its tensors, at least float32."""
-    return max(torch.finfo(torch.promote_types(t.dtype, torch.float32)).eps for t in unit)
+    return max(
+        torch.finfo(torch.promote_types(dtype, torch.float32)).eps for dtype in {t.dtype for t in unit}
+    )
 
 
 def _gathered(units: Sequence[Unit]) -> Iterator[Tensor]:
@@ -59,18 +61,13 @@ def _pieces(unit: Unit) -> Iterator[list[tuple[int, int, int]]]:
     piece: list[tuple[int, int, int]] = []
     room = GATHER
     for i, tensor in enumerate(unit):
-        start, size = 0, tensor.numel()
-        if piece and (tensor.device, tensor.dtype) != _kind(unit[piece[-1][0]]):
-            yield piece
-            piece, room = [], GATHER
-        while start < size:
-            stop = min(size, start + room)
-            piece.append((i, start, stop))
-            room -= stop - start
-            start = stop
-            if room == 0:
+        for start in range(0, tensor.numel(), GATHER):
+            size = min(tensor.numel() - start, GATHER)
+            if piece and (size > room or _kind(tensor) != _kind(unit[piece[-1][0]])):
                 yield piece
                 piece, room = [], GATHER
+            piece.append((i, start, start + size))
+            room -= size
     if piece:
         yield piece
 
