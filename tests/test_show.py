@@ -147,3 +147,10 @@ def test_prints_without_matplotlib():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert row(done.stdout, "normal form") == "M(0.9)"
     assert "refused: a picture needs matplotlib; install it with: pip install" in done.stdout
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*taken\.png"):
+        main(Show("M(0.9)", plot=tmp_path / "taken.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]

@@ -187,8 +187,11 @@ def draw(fixed: FixedLaw, path: Path) -> None:
         figure = _figure(fixed)
     except ImportError:
         raise ValueError("a picture needs matplotlib; install it with: pip install 'rllc[lab]'") from None
-    with replacing(path) as file:
-        figure.savefig(file, format=path.suffix[1:].lower(), dpi=160)
+    try:
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:].lower(), dpi=160)
+    except OSError as reason:
+        raise OSError(f"cannot write {path} ({reason.strerror}); choose another file") from reason
 
 
 def _figure(fixed: FixedLaw) -> Figure:
