@@ -13,7 +13,8 @@ from PIL import Image
 
 from rllc.lab import cli, records
 from rllc.lab.compare import COLUMNS, notes, plan, table
-from rllc.lab.optimizers import DEFAULTS, SGD, trials
+from rllc.lab.files import Folder
+from rllc.lab.optimizers import DEFAULTS, SGD, rates_of
 from rllc.lab.options import Compare
 from rllc.lab.selection import Row, best_point, choose
 from rllc.lab.training import train
@@ -56,11 +57,12 @@ def test_it_leaves_a_table_a_picture_and_all_records(miniature):
 
 def test_the_table_is_made_from_the_records(miniature):
     asked = plan(Compare("digits-mlp", seeds=2, steps=40, out=miniature))
+    folder = Folder(str(miniature / "records"))
     for texts in rows_of(miniature)[2:]:
-        tried = [records.read(asked.records, asked.cell(s, 0)) for s in trials(texts[0], asked.rates)]
+        tried = [records.read(folder, asked.cell(s, 0)) for s in asked.tried[texts[0]]]
         best = choose(tried).cell.setting
-        assert texts[1].rstrip("*") == f"{best.lr:g}"
-        ends = [records.read(asked.records, asked.cell(best, seed)) for seed in range(2)]
+        assert texts[1].rstrip("*") == f"{rates_of(best)[0]:g}"
+        ends = [records.read(folder, asked.cell(best, seed)) for seed in range(2)]
         there = [100 * best_point(r).test_accuracy for r in ends]
         assert texts[6] == f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"
 
@@ -90,10 +92,10 @@ def test_fresh_makes_every_record_again(tmp_path):
     small = ["--optimizers", "sgd", "M(0.5)", "--lr", "0.1", "--seeds", "2", "--steps", "10"]
     ask = ["compare", "digits-mlp", *small, "--workers", "1", "--out", str(tmp_path)]
     asked = plan(Compare("digits-mlp", ("sgd", "M(0.5)"), lr=(0.1,), seeds=2, steps=10, out=tmp_path))
-    asked.records.mkdir()
-    settings = [setting for name in asked.optimizers for setting in trials(name, asked.rates)]
-    for made in [asked.cell(setting, seed) for setting in settings for seed in (0, 1)]:
-        records.save(asked.records, made, train(made))
+    for made in [
+        asked.cell(s, seed) for settings in asked.tried.values() for s in settings for seed in (0, 1)
+    ]:
+        records.save(Folder(str(tmp_path / "records")), made, train(made))
     before = stamps(tmp_path)
     assert cli.main(ask) == 0
     assert stamps(tmp_path) == before
@@ -136,14 +138,19 @@ def three_seeds(setting, lost=0):
     return tuple(made + gone)
 
 
+def row(setting, tried=None, name="SGD", **changes):
+    made = three_seeds(setting, **changes)
+    return Row(name, tried or (setting,), made, tried or (setting,))
+
+
 def test_numbers_are_mean_and_standard_deviation_in_percent():
-    (texts,) = table([Row("SGD", (SGD(0.1),), three_seeds(SGD(0.1)))])
+    (texts,) = table([row(SGD(0.1))])
     assert texts == ("SGD", "0.1", "", *["80.00 ± 10.00", "70.00 ± 10.00"] * 2, "1.50")
 
 
 def test_diverged_runs_are_counted_and_left_out_of_the_mean():
     tried = SGD(0.1), SGD(1.0)
-    lost, none = table([Row("SGD", tried, three_seeds(SGD(0.1), lost=1)), Row("Adam", tried, ())])
+    lost, none = table([row(SGD(0.1), tried, lost=1), Row("Adam", tried, (), tried)])
     assert lost[0] == "SGD (1 of 4 seeds diverged)"
     assert lost[3] == "80.00 ± 10.00"
     assert none == ("Adam", "all", "", "diverged", "", "", "", "")
@@ -152,19 +159,19 @@ def test_diverged_runs_are_counted_and_left_out_of_the_mean():
 def test_a_rate_at_the_edge_of_its_grid_is_marked_and_explained():
     asked = plan(Compare("digits-mlp"))
     tried = SGD(0.1), SGD(0.2), SGD(0.3)
-    inside, edge = (Row("SGD", tried, three_seeds(SGD(lr))) for lr in (0.2, 0.3))
+    inside, edge = (row(SGD(lr), tried) for lr in (0.2, 0.3))
     assert [table([row])[0][1] for row in (inside, edge)] == ["0.2", "0.3*"]
-    assert "wider grid" in notes(asked, [edge]) and "wider grid" not in notes(asked, [inside])
+    assert "wider grid" in notes(asked, [edge], 2) and "wider grid" not in notes(asked, [inside], 2)
 
 
 def test_a_memory_shows_its_law_rate_and_one_seed_has_no_deviation():
-    (texts,) = table([Row(TWO_UNITS.memory, (TWO_UNITS,), three_seeds(TWO_UNITS)[:1])])
+    made = row(TWO_UNITS, name=TWO_UNITS.memory)
+    (texts,) = table([made._replace(records=made.records[:1])])
     assert texts[2:4] == (f"{TWO_UNITS.law_lr:g}", "80.00")
 
 
 def test_a_plan_has_everything_resolved():
     asked = plan(Compare("digits-mlp", optimizers=("adam", "Adam", "M(.9)"), lr=(0.1, 0.1)))
-    assert asked.optimizers == ("Adam", "M(0.9)")
-    assert asked.rates.lr == (0.1,)
-    assert (asked.steps, asked.seeds) == (DIGITS.steps, 3)
-    assert asked.workers >= 1 and asked.device in ("cpu", "cuda")
+    assert {name: len(settings) for name, settings in asked.tried.items()} == {"Adam": 1, "M(0.9)": 1}
+    assert (asked.steps, asked.seeds, asked.rungs) == (DIGITS.steps, 3, ())
+    assert asked.device in ("cpu", "cuda")

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from rllc.lab import data
-from rllc.lab.data import Arrays, Source, digest, load
+from rllc.lab.data import Arrays, Characters, Source, Text, digest, load
 from rllc.lab.errors import Refused
+from rllc.lab.networks import CHARACTERS
 
 
 def images_and_labels(seed, n, shape):
@@ -181,6 +182,88 @@ def test_another_scikit_learn_would_be_noticed(monkeypatch):
     monkeypatch.setattr(data, "DIGITS", replace(data.DIGITS, digest="0" * 64))
     with pytest.raises(Refused, match="digits of scikit-learn"):
         load(data.DIGITS)
+
+
+VERSE = "Now is the winter of our discontent\nMade glorious summer by this sun of York;\n"
+LETTERS = sorted(set(VERSE))
+
+
+def write_file(folder, text):
+    (folder / "input.txt").write_text(text)
+
+
+def write_splits(folder, text):
+    """As the hub has it: one row of text in each of three splits."""
+    for split, part in (("train", text[:60]), ("validation", text[60:66]), ("test", text[66:])):
+        pq.write_table(pa.table({"text": [part]}), folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture(params=[write_file, write_splits])
+def verse(request, tmp_path, monkeypatch):
+    """(source, how to write another text in its place) of a text of two lines."""
+    characters = Characters(
+        np.array([ord(letter) for letter in LETTERS], np.uint8),
+        np.array([LETTERS.index(letter) for letter in VERSE], np.uint8),
+    )
+    folder = tmp_path / "hub" / "someone" / "verse"
+    folder.mkdir(parents=True)
+    request.param(folder, VERSE)
+    monkeypatch.setenv("RLLC_DATA_DIR", str(tmp_path / "hub"))
+    monkeypatch.setenv("RLLC_CACHE_DIR", str(tmp_path / "cache"))
+    return Text("someone/verse", digest(characters)), lambda text: request.param(folder, text)
+
+
+def test_a_text_is_numbers_in_its_sorted_alphabet(verse, monkeypatch):
+    source, _ = verse
+    decoded = load(source)
+    assert bytes(decoded.alphabet).decode() == "".join(LETTERS)
+    assert "".join(LETTERS[number] for number in decoded.text) == VERSE
+    monkeypatch.delenv("RLLC_DATA_DIR")  # now from the cache
+    assert same(load(source), decoded)
+
+
+def test_the_hub_is_asked_for_three_splits_of_a_text(verse, monkeypatch):
+    source, _ = verse
+    parts = {"train": VERSE[:60], "validation": VERSE[60:66], "test": VERSE[66:]}
+    monkeypatch.delenv("RLLC_DATA_DIR")
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split, streaming: iter([{"text": parts[split]}])
+    )
+    assert digest(load(source)) == source.digest
+
+
+@pytest.mark.parametrize("text", [VERSE[:-1], VERSE.replace("sun", "son"), VERSE.replace("N", "n")])
+def test_a_truncated_or_altered_text_is_refused_by_name(verse, tmp_path, text):
+    source, write = verse
+    write(text)
+    with pytest.raises(Refused, match=r"someone/verse is truncated or altered.*download it again"):
+        load(source)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_damaged_cache_of_a_text_is_refused_by_name(verse, tmp_path):
+    source, _ = verse
+    load(source)
+    cached = tmp_path / "cache" / "someone--verse.npz"
+    cached.write_bytes(cached.read_bytes()[:-100])
+    with pytest.raises(Refused, match=r"someone--verse.npz is truncated or altered.*delete it"):
+        load(source)
+
+
+def test_an_unreadable_text_is_refused_by_name(tmp_path, monkeypatch):
+    (tmp_path / "someone" / "verse" / "input.txt").mkdir(parents=True)
+    monkeypatch.setenv("RLLC_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("RLLC_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(Refused, match=r"cannot read .*input.txt .*download it again"):
+        load(Text("someone/verse", "0"))
+
+
+@pytest.mark.skipif(not os.environ.get("RLLC_DATA_DIR"), reason="RLLC_DATA_DIR is not set")
+def test_the_real_tiny_shakespeare_has_the_pinned_digest(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLLC_CACHE_DIR", str(tmp_path))
+    decoded = load(data.SHAKESPEARE)
+    assert bytes(decoded.alphabet[decoded.text[:14]]) == b"First Citizen:"
+    assert (len(decoded.alphabet), len(decoded.text)) == (CHARACTERS, 1_115_394)
 
 
 @pytest.mark.skipif(not os.environ.get("RLLC_DATA_DIR"), reason="RLLC_DATA_DIR is not set")

@@ -5,7 +5,28 @@ import torch
 from made import TWO_UNITS
 
 from rllc.lab.errors import Refused
-from rllc.lab.optimizers import BASELINES, DEFAULTS, SGD, Adam, Rates, Rllc, name_of, named, trials
+from rllc.lab.optimizers import (
+    CONTROLS,
+    DEFAULTS,
+    ONE_RATE,
+    PAPER,
+    SGD,
+    Adam,
+    Averaged,
+    Cosine,
+    Exponential,
+    Hypergradient,
+    Polynomial,
+    Rates,
+    Rllc,
+    ScheduleFree,
+    method,
+    name_of,
+    named,
+    paper_trials,
+    rates_of,
+    trials,
+)
 from rllc.torch import RLLC
 
 
@@ -36,7 +57,7 @@ def test_names(text, name):
     [
         ("adma", "did you mean adam"),
         ("momentun", "did you mean momentum"),
-        ("lbfgs", "known are sgd, momentum, adam"),
+        ("lbfgs", "known are sgd; momentum sgd; adam;"),
         ("", "known are"),
         ("M(1.5)", "position 3"),
         ("M(0.9) + ", "position"),
@@ -70,7 +91,101 @@ def test_law_rates_are_for_memories_only():
 
 def test_defaults_are_the_baselines_and_three_memories():
     assert tuple(map(named, DEFAULTS)) == DEFAULTS
-    assert set(BASELINES) < set(DEFAULTS) and len(DEFAULTS) == 6
+    assert DEFAULTS[:3] == tuple(ONE_RATE)[:3] and len(DEFAULTS) == 6
+
+
+def test_the_papers_grids_are_15_rates_or_6_by_3():
+    assert len(PAPER) == 11 and tuple(map(named, PAPER)) == PAPER
+    assert [len(paper_trials(name)) for name in PAPER] == [15] * 3 + [18] * 8
+    assert {len(paper_trials(name)) for name in CONTROLS} == {15, 18}
+    assert [rates_of(s)[0] for s in paper_trials("Adam")[:4]] == [1e-7, 3e-7, 1e-6, 3e-6]
+    assert len({rates_of(s) for s in paper_trials("M_2(0.6)")}) == 18
+
+
+def test_controls_go_by_their_names():
+    assert tuple(map(named, CONTROLS)) == CONTROLS and not set(CONTROLS) & set(PAPER)
+    for name in CONTROLS:
+        assert {name_of(setting) for setting in paper_trials(name)} == {name}
+        assert len(trials(name, Rates())) == 6
+
+
+def a_net():
+    net = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.ones_(net.weight)
+    return net
+
+
+def walk(setting, grads, steps=None):
+    """The weights after each of these gradients, and the method."""
+    net = a_net()
+    made = method(setting, net, steps or len(grads))
+    weights = []
+    for g in grads:
+        net.weight.grad = torch.tensor([g])
+        made.optimizer.step()
+        if made.schedule is not None:
+            made.schedule.step()
+        if made.average is not None:
+            made.average.update_parameters(net)
+        weights.append(net.weight.detach().clone().flatten())
+    return torch.stack(weights), made
+
+
+GRADS = [[1.0, -2.0], [0.5, 1.0], [-1.0, 0.25], [2.0, 2.0], [0.0, 1.0]]
+
+
+def test_cosine_ends_at_rate_0_after_half_the_rate_halfway():
+    _, made = walk(Cosine(SGD(0.4)), GRADS[:2], steps=4)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
+    _, made = walk(Cosine(SGD(0.4)), GRADS[:4])
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("average", [Exponential(0.6), Polynomial(3)])
+def test_averages_are_those_of_their_definitions(average):
+    weights, made = walk(Averaged(SGD(0.1), average), GRADS)
+    expected = weights[0]
+    for t, w in enumerate(weights[1:], start=2):
+        part = 0.4 if isinstance(average, Exponential) else 4 / (t + 3)
+        expected = expected + part * (w - expected)
+    assert torch.allclose(made.average.module.weight.flatten(), expected, atol=1e-6)
+    assert torch.equal(weights, walk(SGD(0.1), GRADS)[0])  # the iterates are those of the base
+
+
+def test_the_polynomial_average_weighs_late_points_more():
+    """Weights of the definition (arXiv 1212.1824): t(t+1)...(t+p-1) up to a factor, close to t^p."""
+    weights, made = walk(Averaged(SGD(0.1), Polynomial(1)), GRADS)
+    t = torch.arange(1.0, 6.0)
+    expected = (weights * t[:, None]).sum(0) / t.sum()
+    assert torch.allclose(made.average.module.weight.flatten(), expected, atol=1e-6)
+
+
+def test_averages_leave_counters_of_batch_normalisation_whole():
+    net = torch.nn.BatchNorm1d(2)
+    average = method(Averaged(SGD(0.1), Polynomial(9)), net, 3).average
+    for _ in range(3):
+        net(torch.randn(4, 2))
+        average.update_parameters(net)
+    assert average.module.num_batches_tracked == net.num_batches_tracked == 3
+
+
+def test_hypergradient_descent_follows_the_papers_recursion():
+    weights, made = walk(Hypergradient(0.1, 0.01, momentum=0.5), GRADS)
+    w, u, lr = torch.ones(2), torch.zeros(2), 0.1
+    for g, found in zip(map(torch.tensor, GRADS), weights, strict=True):
+        lr += 0.01 * float(g @ u)
+        u = 0.5 * u + g
+        w = w - lr * u
+        assert torch.allclose(found, w, atol=1e-6)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(lr)
+    still = walk(Hypergradient(0.1, 0.0), GRADS)[0]
+    assert torch.allclose(still, walk(SGD(0.1, momentum=0.9), GRADS)[0], atol=1e-6)
+
+
+def test_schedule_free_is_its_authors():
+    _, made = walk(ScheduleFree(0.1), GRADS[:1])
+    assert type(made.optimizer).__module__.startswith("schedulefree")
+    assert made.optimizer.param_groups[0]["weight_decay"] == 0
 
 
 def test_baselines_are_those_of_torch():

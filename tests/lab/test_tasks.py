@@ -1,4 +1,7 @@
-"""Splits share no image, normalisation is the paper's, augmentation repeats and does what it says."""
+"""Splits share nothing, normalisation is the paper's, augmentation repeats and does what it says."""
+
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,8 +9,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from rllc.lab import data, tasks
-from rllc.lab.data import Arrays
-from rllc.lab.tasks import TASKS, augment, tensors
+from rllc.lab.data import Arrays, Characters
+from rllc.lab.networks import CHARACTERS
+from rllc.lab.tasks import TASKS, Task, augment, tensors
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +57,56 @@ def test_splits_of_the_paper(name, train, valid, monkeypatch):
     assert np.allclose(255 * grey, number % 251, atol=1e-3)
 
 
+@pytest.fixture
+def numbered(monkeypatch):
+    """The splits of a text whose characters are all different: 0, 1, 2, ... in windows of 8."""
+    text = np.arange(1000, dtype=np.int64)
+    monkeypatch.setattr(data, "load", lambda source: Characters(text, text))
+    return tensors(replace(TASKS["shakespeare-gpt"], valid=100, test=84, context=8), "cpu")
+
+
+def test_labels_are_the_next_characters(numbered):
+    for characters, following in numbered:
+        assert characters.dtype == following.dtype == torch.int64
+        assert characters.shape == following.shape == (len(following), 8)
+        assert torch.equal(following, characters + 1)
+        assert (characters.diff(dim=1) == 1).all()
+
+
+def test_training_windows_begin_everywhere_the_others_follow_one_another(numbered):
+    first = [part.images[:, 0].tolist() for part in numbered]
+    assert first == [list(range(808)), list(range(816, 908, 8)), list(range(916, 992, 8))]
+
+
+def test_no_character_is_in_two_splits(numbered):
+    seen = [set(part.images.unique().tolist()) | set(part.labels.unique().tolist()) for part in numbered]
+    assert seen == [set(range(816)), set(range(816, 913)), set(range(916, 997))]
+
+
+def test_windows_are_views_of_one_text(numbered):
+    parts = [tensor for split in numbered for tensor in split]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in parts}) == 1
+    assert parts[0].untyped_storage().nbytes() == 8 * 1000
+
+
+@pytest.mark.skipif(not os.environ.get("RLLC_DATA_DIR"), reason="RLLC_DATA_DIR is not set")
+def test_shakespeare_is_split_as_on_the_hub():
+    train, valid, test = tensors(TASKS["shakespeare-gpt"], "cpu")
+    assert train.images.shape == (1_003_854 - 64, 64)
+    assert valid.images.shape == test.images.shape == (55_769 // 64, 64)
+    assert max(int(part.labels[:, 0].max()) for part in (train, valid, test)) < CHARACTERS
+
+
 def test_every_task_of_the_paper_is_there():
-    assert set(TASKS) == {
+    images = [task for task in TASKS.values() if isinstance(task, Task)]
+    assert {task.name for task in images} == {
         "digits-mlp",
         *(f"{source}-{net}" for source in ("mnist", "fashion", "cifar10") for net in ("mlp", "conv")),
         "cifar10-resnet20",
     }
     assert [task.name for task in TASKS.values() if task.augment] == ["cifar10-resnet20"]
-    assert all(name == task.name and task.batch == 128 for name, task in TASKS.items())
+    assert all(task.batch == 128 for task in images)
+    assert all(name == task.name for name, task in TASKS.items())
 
 
 def generator(seed=0):

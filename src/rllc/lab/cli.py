@@ -15,10 +15,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rllc.lab.options import Compare
+    from rich.console import Console
+
+    from rllc.lab import options
     from rllc.lab.show import Show
 
-NEEDED = ("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn")
+    Command = (
+        options.Compare
+        | Show
+        | options.Run
+        | options.Table
+        | options.Figure
+        | options.Report
+        | options.RunsList
+        | options.RunsShow
+        | options.Merge
+        | options.Prune
+    )
+
+NEEDED = ("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn", "plotly", "schedulefree")
 
 DESCRIPTION = """Optimizers with memory that learn how to use it.
 
@@ -26,6 +41,12 @@ First steps:
   rllc compare digits-mlp          train RLLC beside SGD, momentum and Adam on real data, in about a minute
   rllc show "M(0.9) + M_2(0.6)"    what a memory is: matrices, eigenvalues, impulse responses
   rllc compare --help              everything that can be chosen
+
+The paper's evidence:
+  rllc run table1 --grid short --tasks fashion-mlp --out runs
+  rllc table 1 runs --against paper
+  rllc figure 2 runs
+  rllc report runs
 """
 
 
@@ -46,17 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("stopped; finished runs are kept, the same command goes on from there", 130)
 
 
-def _run(command: Compare | Show) -> int:
+def _run(command: Command) -> int:
     from rich.console import Console
 
     from rllc.lab.errors import Refused
-    from rllc.lab.options import Compare
+    from rllc.lab.show import Show
 
-    if isinstance(command, Compare):
-        from rllc.lab import compare
-
-        # A pipe has no width of its own, and a table that is cut is of no use.
-        compare.main(command, Console(width=None if sys.stdout.isatty() else 120))
+    # A pipe has no width of its own, and a table that is cut is of no use.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    if not isinstance(command, Show):
+        _experiment(command, console)
         return 0
     from rllc.lab import show
 
@@ -67,18 +87,56 @@ def _run(command: Compare | Show) -> int:
     return 0
 
 
-def _parsed(argv: Sequence[str]) -> Compare | Show:
+def _experiment(command: Command, console: Console) -> None:
+    from rllc.lab import compare, options, results, run, runs
+
+    match command:
+        case options.Compare():
+            compare.main(command, console)
+        case options.Run():
+            run.main(command, console)
+        case options.Table():
+            results.print_table(command, console)
+        case options.Figure():
+            results.draw_figure(command, console)
+        case options.Report():
+            results.write_report(command, console)
+        case options.RunsList():
+            runs.list_runs(command, console)
+        case options.RunsShow():
+            runs.show_run(command, console)
+        case options.Merge():
+            runs.merge(command, console)
+        case options.Prune():
+            runs.prune(command, console)
+
+
+def _parsed(argv: Sequence[str]) -> Command:
     """The options as data; raises Refused with one line where tyro would print a box and exit."""
     from typing import Annotated
 
     import tyro
 
+    from rllc.lab import options
     from rllc.lab.errors import Refused
-    from rllc.lab.options import Compare
     from rllc.lab.show import Show
 
+    named = tyro.conf.subcommand
+    Runs = Annotated[
+        Annotated[options.RunsList, named("list")]
+        | Annotated[options.RunsShow, named("show")]
+        | Annotated[options.Merge, named("merge")]
+        | Annotated[options.Prune, named("prune")],
+        named("runs", description="Keep house in a folder of records: list, show, merge, prune."),
+    ]
     commands = (
-        Annotated[Compare, tyro.conf.subcommand("compare")] | Annotated[Show, tyro.conf.subcommand("show")]
+        Annotated[options.Compare, named("compare")]
+        | Annotated[Show, named("show")]
+        | Annotated[options.Run, named("run")]
+        | Annotated[options.Table, named("table")]
+        | Annotated[options.Figure, named("figure")]
+        | Annotated[options.Report, named("report")]
+        | Runs
     )
     said = io.StringIO()
     try:

@@ -1,10 +1,12 @@
-"""Images as uint8 arrays, from the Hugging Face hub or a folder: decoded once, checked at every load.
+"""Images and a text as uint8, from the Hugging Face hub or a folder: decoded once, checked at every load.
 
     load(MNIST)   Arrays(train_images (60000, 1, 28, 28), train_labels (60000,), test_images, test_labels)
+    load(SHAKESPEARE)   Characters(alphabet (65,), text (1115394,))
 
 RLLC_DATA_DIR names a folder that holds the Parquet files of the hub's repositories under their names, for
-example ylecun/mnist; without it they come from the hub. RLLC_CACHE_DIR names the folder of decoded arrays,
-by default `rllc` in XDG_CACHE_HOME or ~/.cache. What does not have the pinned digest is refused, not used.
+example ylecun/mnist, or a text as one file input.txt; without it they come from the hub. RLLC_CACHE_DIR
+names the folder of decoded arrays, by default `rllc` in XDG_CACHE_HOME or ~/.cache. What does not have the
+pinned digest is refused, not used.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +25,22 @@ from numpy.typing import NDArray
 from rllc.lab.errors import Refused
 from rllc.lab.files import replacing
 
-__all__ = ["CIFAR10", "DIGITS", "FASHION", "MNIST", "Arrays", "Source", "digest", "load"]
+__all__ = [
+    "CIFAR10",
+    "DIGITS",
+    "FASHION",
+    "MNIST",
+    "SHAKESPEARE",
+    "Arrays",
+    "Characters",
+    "Source",
+    "Text",
+    "digest",
+    "load",
+]
 
 Bytes = NDArray[np.uint8]
+WHOLE_TEXT = "input.txt"
 
 
 class Arrays(NamedTuple):
@@ -37,12 +52,30 @@ class Arrays(NamedTuple):
     test_labels: Bytes
 
 
+class Characters(NamedTuple):
+    """A text in memory, uint8: its k different characters in order (k,), and the number of each one (n,)."""
+
+    alphabet: Bytes
+    text: Bytes
+
+
+Decoded = Arrays | Characters
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: a hub repository, its image column, the sha256 of the decoded arrays."""
+    """Where images come from: a hub repository, its image column, the sha256 of the decoded arrays."""
 
     repository: str
     image_column: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where a text comes from: a hub repository with a column `text`, the sha256 of the decoded arrays."""
+
+    repository: str
     digest: str
 
 
@@ -56,9 +89,16 @@ CIFAR10 = Source("uoft-cs/cifar10", "img", "f54ee5fb822f9fb45230bb4da64140a7ac8e
 DIGITS = Source(
     "scikit-learn/digits", "images", "c0f975bd0e4b8c7c437b4c38bfb14528dfaf8d1118e9f40482947f9c28dec81a"
 )
+SHAKESPEARE = Text(
+    "karpathy/tiny_shakespeare", "39d0244d17d068967f5b2e26bdb0e07246c727f1b3ef2b0369860d732dd6e6a0"
+)
 
 
-def load(source: Source) -> Arrays:
+@overload
+def load(source: Source) -> Arrays: ...
+@overload
+def load(source: Text) -> Characters: ...
+def load(source: Source | Text) -> Decoded:
     """The arrays of a data set, from the cache or decoded into it.
 
     Raises:
@@ -69,15 +109,16 @@ def load(source: Source) -> Arrays:
     folder = _data_folder(source)
     cached = _cache_folder() / f"{source.repository.replace('/', '--')}.npz"
     if cached.exists():
-        return _checked(_read(cached), source, str(cached), "delete it and run again")
-    arrays = Arrays(*_split(source, "train", folder), *_split(source, "test", folder))
+        kind = Characters if isinstance(source, Text) else Arrays
+        return _checked(_read(cached, kind), source, str(cached), "delete it and run again")
+    arrays = _characters(source, folder) if isinstance(source, Text) else _arrays(source, folder)
     origin = f"https://huggingface.co/datasets/{source.repository}" if folder is None else str(folder)
-    _checked(arrays, source, origin, "download the Parquet files again")
+    _checked(arrays, source, origin, "download it again")
     _write(cached, arrays)
     return arrays
 
 
-def digest(arrays: Arrays) -> str:
+def digest(arrays: Decoded) -> str:
     """sha256 of names, dtypes, shapes and bytes, in hexadecimal."""
     total = hashlib.sha256()
     for name, array in arrays._asdict().items():
@@ -86,13 +127,13 @@ def digest(arrays: Arrays) -> str:
     return total.hexdigest()
 
 
-def _checked(arrays: Arrays, source: Source, origin: str, remedy: str) -> Arrays:
+def _checked(arrays: Decoded, source: Source | Text, origin: str, remedy: str) -> Decoded:
     if digest(arrays) != source.digest:
-        raise Refused(f"{origin} is truncated or altered: its images do not have the known digest; {remedy}")
+        raise Refused(f"{origin} is truncated or altered: it does not have the known digest; {remedy}")
     return arrays
 
 
-def _data_folder(source: Source) -> Path | None:
+def _data_folder(source: Source | Text) -> Path | None:
     """The folder of a repository under RLLC_DATA_DIR; None where the hub is to be used."""
     root = os.environ.get("RLLC_DATA_DIR")
     if not root:
@@ -127,11 +168,15 @@ def _digits() -> Arrays:
     return Arrays(images[train], labels[train], images[2::3], labels[2::3])
 
 
+def _arrays(source: Source, folder: Path | None) -> Arrays:
+    return Arrays(*_split(source, "train", folder), *_split(source, "test", folder))
+
+
 def _split(source: Source, split: str, folder: Path | None) -> tuple[Bytes, Bytes]:
     """Images (n, channels, height, width) and labels (n,) of one split, decoded from its PNG files."""
     images: list[Bytes] = []
     labels: list[int] = []
-    for row in _hub_rows(source, split) if folder is None else _folder_rows(source, split, folder):
+    for row in _rows(source, split, folder):
         images.append(np.asarray(row[source.image_column]))
         labels.append(row["label"])
     stacked = np.stack(images)
@@ -139,7 +184,27 @@ def _split(source: Source, split: str, folder: Path | None) -> tuple[Bytes, Byte
     return np.ascontiguousarray(stacked), np.array(labels, dtype=np.uint8)
 
 
-def _hub_rows(source: Source, split: str) -> Iterator[dict]:
+def _characters(source: Text, folder: Path | None) -> Characters:
+    alphabet, text = np.unique(np.frombuffer(_text(source, folder), np.uint8), return_inverse=True)
+    return Characters(alphabet, text.astype(np.uint8))
+
+
+def _text(source: Text, folder: Path | None) -> bytes:
+    """One file, as the author gave it away, or the hub's three splits of it, one after the other."""
+    if folder is not None and (whole := folder / WHOLE_TEXT).exists():
+        try:
+            return whole.read_bytes()
+        except OSError as reason:
+            raise Refused(f"cannot read {whole} ({reason.strerror}); download it again") from reason
+    splits = (_rows(source, split, folder) for split in ("train", "validation", "test"))
+    return "".join(row["text"] for rows in splits for row in rows).encode()
+
+
+def _rows(source: Source | Text, split: str, folder: Path | None) -> Iterator[dict]:
+    return _hub_rows(source, split) if folder is None else _folder_rows(source, split, folder)
+
+
+def _hub_rows(source: Source | Text, split: str) -> Iterator[dict]:
     from datasets import load_dataset
 
     try:
@@ -151,23 +216,24 @@ def _hub_rows(source: Source, split: str) -> Iterator[dict]:
         ) from reason
 
 
-def _folder_rows(source: Source, split: str, folder: Path) -> Iterator[dict]:
+def _folder_rows(source: Source | Text, split: str, folder: Path) -> Iterator[dict]:
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         raise Refused(f"there is no {split}-*.parquet in {folder}; download the Parquet files again")
     for file in files:
-        yield from _file_rows(file, source.image_column)
+        yield from _file_rows(file, None if isinstance(source, Text) else source.image_column)
 
 
-def _file_rows(file: Path, image_column: str) -> Iterator[dict]:
+def _file_rows(file: Path, image: str | None) -> Iterator[dict]:
     # Not load_dataset, which reports every use to the hub and waits for it where there is no network.
     import pyarrow.parquet as pq
     from datasets import Image
 
+    columns = [image, "label"] if image else ["text"]
     try:
-        for batch in pq.ParquetFile(file).iter_batches(1024, columns=[image_column, "label"]):
+        for batch in pq.ParquetFile(file).iter_batches(1024, columns=columns):
             for row in batch.to_pylist():
-                yield row | {image_column: Image().decode_example(row[image_column])}
+                yield row | {image: Image().decode_example(row[image])} if image else row
     except Exception as reason:  # Arrow and Pillow each have their own for a damaged file
         raise Refused(
             f"{file} is truncated or altered ({_line(reason)}); download the Parquet files again"
@@ -179,23 +245,23 @@ def _line(reason: Exception) -> str:
     return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
 
 
-def _read(path: Path) -> Arrays:
+def _read(path: Path, kind: type[Decoded]) -> Decoded:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return Arrays(*(stored[name] for name in Arrays._fields))
+            return kind(*(stored[name] for name in kind._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
         raise Refused(
             f"{path} is truncated or altered ({_line(reason)}); delete it and run again"
         ) from reason
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Path, arrays: Decoded) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             np.savez(file, **arrays._asdict())
     except OSError as reason:
         raise Refused(
-            f"cannot write the decoded images to {path} ({reason.strerror}); set RLLC_CACHE_DIR to a folder"
+            f"cannot write the decoded data to {path} ({reason.strerror}); set RLLC_CACHE_DIR to a folder"
             " that can be written"
         ) from reason

@@ -7,3 +7,11 @@ class Refused(ValueError):
 
 class Broken(RuntimeError):
     """Something outside failed on the way: a worker was killed, a disk is full (exit code 1)."""
+
+
+class Damaged(Broken):
+    """A record or checkpoint that cannot be read; the message is one line that names the file."""
+
+
+class OutOfTime(Exception):
+    """The time limit has passed and everything unfinished has a checkpoint; not an error."""

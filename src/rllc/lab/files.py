@@ -1,12 +1,25 @@
-"""Whole files or none."""
+"""Whole files or none, on this machine or anywhere fsspec reaches."""
 
 from __future__ import annotations
 
+import datetime
 import os
+import re
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+__all__ = ["Folder", "replacing", "split"]
+
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+ABANDONED = datetime.timedelta(hours=1)
 
 
 @contextmanager
@@ -16,7 +29,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be written, or is full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(_partial(path.name))
     try:
         with open(partial, "wb") as file:
             yield file
@@ -26,3 +39,100 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A flat folder of small files: a path, or a URL that fsspec knows ("s3://bucket/runs").
+
+    Several processes and machines may write to it: a file is seen whole or not at all.
+    """
+
+    url: str
+
+    @cached_property
+    def _place(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return fsspec.url_to_fs(self.url)
+
+    def __truediv__(self, name: str) -> Folder:
+        """The folder of that name in this one."""
+        separator = "" if self.url.endswith("/") else "/"
+        return Folder(f"{self.url}{separator}{name}")
+
+    def absolute(self) -> Folder:
+        """The same folder, for a process whose working directory is another."""
+        fs, root = self._place
+        return Folder(fs.unstrip_protocol(root))
+
+    def path(self, name: str) -> str:
+        """Where a file is, for messages."""
+        fs, root = self._place
+        return f"{root}/{name}" if isinstance(fs, LocalFileSystem) else f"{self.url.rstrip('/')}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        fs, root = self._place
+        return fs.exists(f"{root}/{name}")
+
+    def names(self, ending: str) -> list[str]:
+        """The names of the finished files with this ending, sorted; none if there is no such folder."""
+        fs, root = self._place
+        if not fs.exists(root):
+            return []
+        names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
+        return sorted(name for name in names if name.endswith(ending) and not name.startswith("."))
+
+    def read(self, name: str) -> bytes:
+        """All of a file.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        fs, root = self._place
+        return fs.cat_file(f"{root}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, or replace one.
+
+        Raises:
+            OSError: the folder cannot be written, or is full; what was there before is still there.
+        """
+        fs, root = self._place
+        if isinstance(fs, LocalFileSystem):
+            Path(root).mkdir(parents=True, exist_ok=True)
+            with replacing(Path(root) / name) as file:
+                file.write(content)
+            return
+        partial = f"{root}/{_partial(name)}"
+        fs.makedirs(root, exist_ok=True)
+        fs.pipe_file(partial, content)
+        fs.mv(partial, f"{root}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it is there."""
+        fs, root = self._place
+        with suppress(FileNotFoundError):
+            fs.rm_file(f"{root}/{name}")
+
+    def abandoned(self) -> list[str]:
+        """The names of partial files that nobody has written to for an hour."""
+        fs, root = self._place
+        if not fs.isdir(root):
+            return []
+        names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
+        before = datetime.datetime.now(datetime.UTC) - ABANDONED
+        return sorted(
+            name for name in names if PARTIAL.fullmatch(name) and fs.modified(f"{root}/{name}") < before
+        )
+
+
+def split(url: str) -> tuple[Folder, str]:
+    """The folder of a file and its name in it."""
+    fs, path = fsspec.url_to_fs(url)
+    folder, _, name = path.rpartition("/")
+    return Folder(fs.unstrip_protocol(folder)), name
+
+
+def _partial(name: str) -> str:
+    """A name that no other writer has, on any machine."""
+    return f".{name}.{uuid.uuid4().hex}.tmp"

@@ -4,9 +4,13 @@
     conv       3x3 convolutions of 32, 64, 64 channels, ReLU, maximum over all positions, dense
     resnet20   the CIFAR ResNet of three levels (16, 32, 64 channels) of three blocks
 
+And one for text: characters (n, context) int64 to the next character at each place, (n, 65, context).
+
+    gpt        a decoder-only transformer, two blocks of width 96, 0.24M parameters
+
 Where the paper is silent they follow the tasks of `learned_optimization`, the framework it started from, and
 Haiku's defaults: strides 2, 1, 1 and SAME padding in `conv`, truncated normal weights of standard deviation
-1/sqrt(fan in) (before truncation at two of them), zero biases.
+1/sqrt(fan in) (before truncation at two of them; 1 for embeddings), zero biases.
 """
 
 from __future__ import annotations
@@ -18,25 +22,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "build", "conv", "mlp", "resnet20"]
+__all__ = ["NETWORKS", "build", "conv", "gpt", "mlp", "resnet20"]
 
 CLASSES = 10
-Shape = tuple[int, int, int]  # channels, height, width
+CHARACTERS = 65  # the alphabet of tiny Shakespeare
+Shape = tuple[int, ...]  # of one input: (channels, height, width), or (context,)
 
 
 def build(name: str, shape: Shape, seed: int) -> nn.Module:
-    """A network of NETWORKS for images of that shape, float32 on the CPU, its weights drawn from the seed."""
+    """A network of NETWORKS for inputs of that shape, float32 on the CPU, its weights drawn from the seed."""
     net = NETWORKS[name](shape)
     initialise(net, torch.Generator().manual_seed(seed))
     return net
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
-    """Haiku's default: weights truncated normal with std 1/sqrt(fan in), cut at two std; biases zero."""
+    """Haiku's defaults: weights truncated normal with std 1/sqrt(fan in), embeddings with 1; biases zero."""
     for layer in net.modules():
+        if isinstance(layer, nn.Embedding):
+            _truncated_normal(layer.weight, 1.0, generator)
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            std = 1 / math.sqrt(layer.weight[0].numel())
-            nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+            _truncated_normal(layer.weight, 1 / math.sqrt(layer.weight[0].numel()), generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
@@ -87,7 +93,25 @@ LEVELS = (
     ((32, 64), (64, 64), (64, 64)),
 )
 
-NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {"mlp": mlp, "conv": conv, "resnet20": resnet20}
+
+def gpt(shape: Shape, width: int = 96, blocks: int = 2, heads: int = 4) -> nn.Module:
+    """GPT-2's architecture (pre-norm, GELU, learned positions), small; no dropout, a head of its own."""
+    (context,) = shape
+    return nn.Sequential(
+        _Embedding(context, width),
+        *(layer for _ in range(blocks) for layer in (_attention(width, heads), _feed_forward(width))),
+        nn.LayerNorm(width),
+        nn.Linear(width, CHARACTERS),
+        _CharactersSecond(),
+    )
+
+
+NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
+    "mlp": mlp,
+    "conv": conv,
+    "resnet20": resnet20,
+    "gpt": gpt,
+}
 
 
 class _Maximum(nn.Module):
@@ -120,6 +144,61 @@ class _Block(nn.Module):
         if not self.added:
             return x
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, self.added))
+
+
+class _Embedding(nn.Module):
+    """Characters (n, context) int64 to (n, context, width): a vector for each plus one for its place."""
+
+    def __init__(self, context: int, width: int) -> None:
+        super().__init__()
+        self.character = nn.Embedding(CHARACTERS, width)
+        self.place = nn.Embedding(context, width)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        return self.character(characters) + self.place.weight
+
+
+class _Residual(nn.Module):
+    """x + body(normalised x)."""
+
+    def __init__(self, width: int, *body: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LayerNorm(width), *body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class _CausalHeads(nn.Module):
+    """Queries, keys, values (n, context, 3 width) to what each place gathers from itself and before it."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = x.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        gathered = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return gathered.transpose(1, 2).flatten(2)
+
+
+class _CharactersSecond(nn.Module):
+    """(n, context, characters) to (n, characters, context), where losses look for classes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mT
+
+
+def _truncated_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+
+
+def _attention(width: int, heads: int) -> nn.Module:
+    return _Residual(width, nn.Linear(width, 3 * width), _CausalHeads(heads), nn.Linear(width, width))
+
+
+def _feed_forward(width: int) -> nn.Module:
+    return _Residual(width, nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 def _dense(before: int, after: int) -> tuple[nn.Module, nn.Module]:

@@ -2,8 +2,10 @@
 
     named("adam") -> "Adam"          named("M(.9)+M(0)") -> "M(0.9) + M(0.0)"
     trials("Adam", Rates())          the settings among which validation data choose
+    method(Adam(1e-3), net, 1000)    the optimizer, with its schedule or average of the weights if any
 
-SGD, momentum SGD and Adam are torch.optim's own; anything else is a memory in the paper's notation, for RLLC.
+SGD, momentum SGD, Adam, schedules and averages are torch.optim's own, schedule-free AdamW is its authors';
+anything else is a memory in the paper's notation, for RLLC.
 """
 
 from __future__ import annotations
@@ -12,16 +14,43 @@ import difflib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rllc.lab.controls import HypergradientSGD, polynomial_average
 from rllc.lab.errors import Refused
 from rllc.law import GramianRidge, RelaxedInverse
 from rllc.notation import parse
 from rllc.torch import RLLC
 
-__all__ = ["DEFAULTS", "SGD", "Adam", "Rates", "Rllc", "Setting", "name_of", "named", "trials"]
+__all__ = [
+    "CONTROLS",
+    "DEFAULTS",
+    "PAPER",
+    "SGD",
+    "Adam",
+    "Averaged",
+    "Cosine",
+    "Exponential",
+    "Hypergradient",
+    "Method",
+    "Polynomial",
+    "Rates",
+    "Rllc",
+    "ScheduleFree",
+    "Setting",
+    "method",
+    "name_of",
+    "named",
+    "paper_trials",
+    "rates_of",
+    "trials",
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +99,90 @@ class Rllc:
         )
 
 
-Setting = SGD | Adam | Rllc
+@dataclass(frozen=True)
+class Hypergradient:
+    """SGD with heavy-ball momentum whose learning rate learns at the rate hyper_lr (arXiv 1703.04782)."""
+
+    lr: float
+    hyper_lr: float
+    momentum: float = 0.9
+
+    def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return HypergradientSGD(params, self.lr, self.hyper_lr, self.momentum)
+
+
+@dataclass(frozen=True)
+class ScheduleFree:
+    """schedulefree.AdamWScheduleFree (arXiv 2405.15682) without weight decay and warm-up."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        optimizer = AdamWScheduleFree(params, lr=self.lr, betas=self.betas, eps=self.eps)
+        optimizer.train()  # until it is measured
+        return optimizer
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A base whose learning rate falls to 0 along half a cosine over the whole run."""
+
+    base: SGD | Adam
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """An exponential moving average of the weights."""
+
+    decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """The average of the weights with weights close to t^power: a window that grows with the run."""
+
+    power: int = 9
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A base at a constant rate, measured at an average of its weights."""
+
+    base: SGD | Adam
+    average: Exponential | Polynomial
+
+
+Setting = SGD | Adam | Rllc | Hypergradient | ScheduleFree | Cosine | Averaged
+
+
+class Method(NamedTuple):
+    """What a setting is in a run. With an average, it and not the network is measured."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None = None
+    average: AveragedModel | None = None
+
+
+def method(setting: Setting, net: nn.Module, steps: int) -> Method:
+    """The setting for a network in a run of that many steps."""
+    match setting:
+        case Cosine(base):
+            optimizer = base.build(net.parameters())
+            return Method(optimizer, schedule=CosineAnnealingLR(optimizer, steps))
+        case Averaged(base, average):
+            averaged = AveragedModel(net, multi_avg_fn=_update(average), use_buffers=True)
+            return Method(base.build(net.parameters()), average=averaged)
+        case _:
+            return Method(setting.build(net.parameters()))
+
+
+def _update(average: Exponential | Polynomial) -> Callable[..., None]:
+    """How torch's AveragedModel takes a new point into the average."""
+    if isinstance(average, Exponential):
+        return get_ema_multi_avg_fn(average.decay)
+    return polynomial_average(average.power)
 
 
 @dataclass(frozen=True)
@@ -81,19 +193,62 @@ class Rates:
     law_lr: tuple[float, ...] = ()
 
 
-# Baselines: name -> (how it is made from a rate, six rates). RLLC has as many trials: three rates by two.
-BASELINES: dict[str, tuple[Callable[[float], Setting], tuple[float, ...]]] = {
-    "SGD": (SGD, (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)),
-    "momentum SGD": (lambda lr: SGD(lr, momentum=0.9), (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)),
-    "Adam": (Adam, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+SGD_LR = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+MOMENTUM_LR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+ADAM_LR = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+Make = Callable[[float], Setting]
+
+
+def _momentum(lr: float) -> SGD:
+    return SGD(lr, momentum=0.9)
+
+
+# Baselines and controls of one rate: name -> (how it is made from a rate, six rates).
+ONE_RATE: dict[str, tuple[Make, tuple[float, ...]]] = {
+    "SGD": (SGD, SGD_LR),
+    "momentum SGD": (_momentum, MOMENTUM_LR),
+    "Adam": (Adam, ADAM_LR),
+    "momentum SGD + cosine": (lambda lr: Cosine(_momentum(lr)), MOMENTUM_LR),
+    "Adam + cosine": (lambda lr: Cosine(Adam(lr)), ADAM_LR),
+    "momentum SGD, EMA": (lambda lr: Averaged(_momentum(lr), Exponential()), MOMENTUM_LR),
+    "Adam, EMA": (lambda lr: Averaged(Adam(lr), Exponential()), ADAM_LR),
+    "momentum SGD, polynomial average": (lambda lr: Averaged(_momentum(lr), Polynomial()), MOMENTUM_LR),
+    "Adam, polynomial average": (lambda lr: Averaged(Adam(lr), Polynomial()), ADAM_LR),
+    "schedule-free AdamW": (ScheduleFree, ADAM_LR),
 }
+# RLLC and hypergradient descent have as many trials: three rates by two.
 RLLC_LR = (0.01, 0.03, 0.1)  # 0.3 diverges for two units and more
 RLLC_LAW_LR = (0.003, 0.01)
 LAW_LR = 0.01  # where only --lr is given, so that all have the same number of trials
+HYPERGRADIENT = "hypergradient SGD"
+HYPER_LR = (1e-4, 1e-3)
 
-DEFAULTS = (*BASELINES, "M(0.9)", "M(0.9) + M(0.0)", "M_2(0.6)")
+DEFAULTS = ("SGD", "momentum SGD", "Adam", "M(0.9)", "M(0.9) + M(0.0)", "M_2(0.6)")
 
-SHORT_NAMES = {"sgd": "SGD", "momentum": "momentum SGD", "momentum sgd": "momentum SGD", "adam": "Adam"}
+# Tables 1 and 2 of arXiv 2402.15262, with the grids of its A.5.2.
+PAPER = (
+    "SGD",
+    "momentum SGD",
+    "Adam",
+    "M(0.9)",
+    "M(0.9) + M(0.0)",
+    "M(0.9) + M(0.8) + M(0.7)",
+    "M_2(0.6)",
+    "M(0.9) + M_2(0.6)",
+    "M(0.9) + M(0.0) + M_2(0.6)",
+    "M_3(0.6)",
+    "M(0.9) + M(-0.9) + CM(0.0+0.9i)",
+)
+PAPER_LR = (1e-7, 3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+PAPER_RLLC_LR = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+PAPER_LAW_LR = (0.003, 0.01, 0.03)
+PAPER_HYPER_LR = (1e-5, 1e-4, 1e-3)
+
+# What the paper lacks: the same budget for schedules, averages and other learners of the rate.
+CONTROLS = (*(name for name in ONE_RATE if name not in PAPER), HYPERGRADIENT)
+
+SHORT_NAMES = {name.lower(): name for name in (*ONE_RATE, HYPERGRADIENT)} | {"momentum": "momentum SGD"}
 
 
 def named(text: str) -> str:
@@ -115,12 +270,18 @@ def named(text: str) -> str:
 
 def trials(name: str, rates: Rates) -> tuple[Setting, ...]:
     """The settings to try for an optimizer, in the order in which ties are decided."""
-    if name in BASELINES:
-        make, grid = BASELINES[name]
+    if name in ONE_RATE:
+        make, grid = ONE_RATE[name]
         return tuple(make(lr) for lr in rates.lr or grid)
     law_lrs = rates.law_lr or ((LAW_LR,) if rates.lr else RLLC_LAW_LR)
-    law = (1.0,) * parse(name).k
-    return tuple(Rllc(name, lr, c2, law) for lr, c2 in itertools.product(rates.lr or RLLC_LR, law_lrs))
+    return _two_rates(name, rates.lr or RLLC_LR, HYPER_LR if name == HYPERGRADIENT else law_lrs)
+
+
+def paper_trials(name: str) -> tuple[Setting, ...]:
+    """The settings of the paper's grids (A.5.2): 15 learning rates, or 6 by 3 where there are two rates."""
+    if name in ONE_RATE:
+        return trials(name, Rates(lr=PAPER_LR))
+    return _two_rates(name, PAPER_RLLC_LR, PAPER_HYPER_LR if name == HYPERGRADIENT else PAPER_LAW_LR)
 
 
 def name_of(setting: Setting) -> str:
@@ -132,9 +293,38 @@ def name_of(setting: Setting) -> str:
             return "Adam"
         case Rllc(memory=memory):
             return memory
+        case Hypergradient():
+            return HYPERGRADIENT
+        case ScheduleFree():
+            return "schedule-free AdamW"
+        case Cosine(base):
+            return f"{name_of(base)} + cosine"
+        case Averaged(base, average):
+            kind = "EMA" if isinstance(average, Exponential) else "polynomial average"
+            return f"{name_of(base)}, {kind}"
+
+
+def rates_of(setting: Setting) -> tuple[float, float | None]:
+    """The learning rate, and the rate at which the law, or that learning rate, learns, if it does."""
+    match setting:
+        case Rllc(lr=lr, law_lr=second) | Hypergradient(lr=lr, hyper_lr=second):
+            return lr, second
+        case Cosine(base) | Averaged(base):
+            return rates_of(base)
+        case _:
+            return setting.lr, None
+
+
+def _two_rates(name: str, lrs: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[Setting, ...]:
+    pairs = itertools.product(lrs, seconds)
+    if name == HYPERGRADIENT:
+        return tuple(Hypergradient(lr, second) for lr, second in pairs)
+    law = (1.0,) * parse(name).k
+    return tuple(Rllc(name, lr, second, law) for lr, second in pairs)
 
 
 def _unknown(text: str) -> str:
     near = difflib.get_close_matches(text.lower(), SHORT_NAMES, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    return f'unknown optimizer {text!r}; {meant}known are sgd, momentum, adam and memories: "M(0.9) + M(0)"'
+    known = "; ".join(SHORT_NAMES)  # some names have commas
+    return f'unknown optimizer {text!r}; {meant}known are {known} and memories: "M(0.9) + M(0)"'

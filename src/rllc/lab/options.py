@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-__all__ = ["Compare"]
+__all__ = ["Compare", "Figure", "Merge", "Prune", "Report", "Run", "RunsList", "RunsShow", "Table"]
 
 Grid = tyro.conf.arg(metavar="RATE ...", help_behavior_hint="(default: six trials for each)")
 
@@ -28,8 +28,8 @@ class Compare:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """digits-mlp, mnist-mlp, mnist-conv, fashion-mlp, fashion-conv, cifar10-mlp, cifar10-conv or
-    cifar10-resnet20."""
+    """digits-mlp, mnist-mlp, mnist-conv, fashion-mlp, fashion-conv, cifar10-mlp, cifar10-conv,
+    cifar10-resnet20 or shakespeare-gpt."""
 
     optimizers: Annotated[
         tuple[str, ...],
@@ -38,7 +38,9 @@ class Compare:
             help_behavior_hint='(default: sgd momentum adam "M(0.9)" "M(0.9)+M(0)" "M2(0.6)")',
         ),
     ] = ()
-    """sgd, momentum, adam, or any memory in the paper's notation, such as "M(0.9) + CM(0.3+0.2i)"."""
+    """sgd, momentum, adam, or any memory in the paper's notation, such as "M(0.9) + CM(0.3+0.2i)"; also "adam
+    + cosine", "momentum sgd + cosine", "adam, ema", "momentum sgd, ema", "adam, polynomial average",
+    "momentum sgd, polynomial average", "schedule-free adamw" and "hypergradient sgd"."""
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """Runs for each optimizer: seeds 0, 1, ... Rates are chosen on seed 0."""
@@ -67,3 +69,183 @@ class Compare:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if PyTorch sees one."""
+
+
+Folder = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Make the records of a study: every optimizer on every task, rates chosen on validation data.
+
+    Studies: table1 (the paper's Tables 1 and 2: 11 optimizers, 7 tasks, 3 seeds, 10,000 steps), controls
+    (schedules, averages of weights and other learners of the rate, on the same tasks), units (1 to 8 memory
+    units), shakespeare (a language model).
+
+    Finished runs are never repeated, long ones go on from their last checkpoint: whatever stops this
+    command, the same command goes on. Several commands may work on one folder.
+
+    For instance:
+      rllc run table1 --tasks fashion-mlp --grid short         # half an hour on two cores
+      rllc run table1 --tasks cifar10-resnet20 --time-limit 9  # a slice of nine minutes; then again
+      rllc run controls --tasks fashion-mlp mnist-mlp --out runs
+      rllc run table1 --cluster auto --out s3://bucket/runs    # on the Ray cluster this machine is in
+      rllc table 1 runs --against paper                        # what came out
+    """
+
+    study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
+    """table1, controls, units or shakespeare."""
+
+    tasks: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the study's)")
+    ] = ()
+    """Only these tasks."""
+
+    optimizers: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="(default: the study's)")
+    ] = ()
+    """Only these optimizers, named as in `rllc compare`."""
+
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
+    """Runs of the chosen rates: seeds 0, 1, ... Rates are chosen on seed 0."""
+
+    steps: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the study's, 10,000)")
+    ] = None
+    """Training steps of each run."""
+
+    grid: Literal["full", "short"] = "full"
+    """full runs every rate for all steps; short drops the worse two thirds after a tenth of the steps and two
+    thirds of the rest after three tenths (successive halving)."""
+
+    time_limit: Annotated[
+        float | None, tyro.conf.arg(metavar="MINUTES", help_behavior_hint="(default: none)")
+    ] = None
+    """Stop cleanly, with checkpoints, at the first evaluations after this time."""
+
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "runs"
+    """Folder of the records: a path, or a URL that fsspec knows."""
+
+    workers: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each core)")
+    ] = None
+    """Runs at a time."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if PyTorch sees one."""
+
+    cluster: Annotated[
+        str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="(default: this machine)")
+    ] = None
+    """Address of a Ray cluster, "auto" for the one this machine is in, or "local" to start one here."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Print Table 1 (losses and accuracies) or 2 (accuracies and deviations) of the paper from records.
+
+    For instance:
+      rllc table 1 runs --against paper
+      rllc table 2 runs --study controls --reading last
+      rllc table 1 runs --format latex > table1.tex
+    """
+
+    number: Annotated[tyro.conf.Positional[Literal[1, 2]], tyro.conf.arg(metavar="NUMBER")]
+    """1 or 2."""
+
+    folder: Folder
+    """Where `rllc run` put its records."""
+
+    study: Literal["table1", "controls", "units", "shakespeare"] = "table1"
+    """Whose optimizers."""
+
+    reading: Literal["all", "last", "validation", "best"] = "all"
+    """What a run is said to have reached: its last iterate, the evaluation of best validation accuracy, or,
+    as the paper's numbers look, the best evaluation on the test data."""
+
+    against: Literal["nothing", "paper"] = "nothing"
+    """What to print beside each number."""
+
+    format: Literal["markdown", "latex", "html"] = "markdown"
+    """What to print."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Draw a figure of the paper from records: 1 and 4 accuracies, 2 paths of the law, 3 times, 5 bands.
+
+    For instance:
+      rllc figure 2 runs
+      rllc figure 5 runs --out bands.pdf
+    """
+
+    number: Annotated[tyro.conf.Positional[Literal[1, 2, 3, 4, 5]], tyro.conf.arg(metavar="NUMBER")]
+    """1 to 5."""
+
+    folder: Folder
+    """Where `rllc run` put its records."""
+
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: figureN.png here)")
+    ] = None
+    """The picture; its ending decides the format."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write everything in a folder of records as one HTML page that opens from disk with no network."""
+
+    folder: Folder
+    """Where `rllc run` put its records."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
+    """The page."""
+
+
+@dataclass(frozen=True)
+class RunsList:
+    """A line for each kind of run in a folder: task, optimizer, steps, how many, what they reached."""
+
+    folder: Folder
+    """Where the records are."""
+
+
+@dataclass(frozen=True)
+class RunsShow:
+    """Everything about one run."""
+
+    folder: Folder
+    """Where the records are."""
+
+    digest: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIGEST")]
+    """The first digits of its digest, as `rllc runs list` and file names have them."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Gather the records of several folders, each run once.
+
+    For instance:
+      rllc runs merge slice1 slice2 --out runs               # one file for each run, to go on with
+      rllc runs merge runs --out results/table1.parquet      # all in one small file
+    """
+
+    folders: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FOLDER ...")]
+    """Where the records are."""
+
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """Where they go: a folder, or a file whose name ends in .parquet."""
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Delete what is of no more use: damaged records, checkpoints of finished runs, abandoned partial files.
+
+    Says what it would delete; deletes it with --yes.
+    """
+
+    folder: Folder
+    """Where the records are."""
+
+    yes: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Do it."""

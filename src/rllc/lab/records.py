@@ -2,6 +2,8 @@
 
     save(folder, cell, result)      to a temporary name, flushed, then renamed: never half a record
     find(folder, cell)              the Record, None if there is none, or Damaged
+    read_all(folder)                every Record of a folder, and what could not be read
+    pack(records)                   many records as the bytes of one Parquet file, which read_all reads too
 
 The columns (steps, losses, accuracies, law) are lists over the evaluation points, so that a query over
 `folder/*.parquet` has one row for each run. Several writers may share a folder.
@@ -12,10 +14,12 @@ from __future__ import annotations
 import datetime
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +28,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rllc.lab.errors import Broken
-from rllc.lab.files import replacing
+from rllc.lab.errors import Damaged
+from rllc.lab.files import Folder
 from rllc.lab.optimizers import name_of
-from rllc.lab.training import Cell, Point, Result, canonical, digest
+from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest
 
-__all__ = ["Damaged", "Record", "find", "path_of", "read", "save"]
+__all__ = ["Damaged", "Record", "find", "name_in", "pack", "read", "read_all", "save"]
+
+ENDING = ".parquet"
 
 SCHEMA = pa.schema(
     [
@@ -66,66 +72,103 @@ SMALL = {
 }
 
 
-class Damaged(Broken):
-    """A record that cannot be read; the message is one line that names the file."""
-
-
 @dataclass(frozen=True)
 class Record:
-    """A finished run: its cell, what came of it, and where it was made."""
+    """A finished run: its cell, what came of it, when (UTC, ISO 8601) and where it was made."""
 
     cell: Cell
     result: Result
     versions: dict[str, str]
     commit: str | None
     hardware: str
+    made: str = ""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss was no longer finite at some step."""
+        return self.result.diverged_at is not None
 
 
-def path_of(folder: Path, cell: Cell) -> Path:
-    """The file that holds, or will hold, the cell's record."""
-    return folder / f"{digest(cell)}.parquet"
+def name_in(folder: Folder, cell: Cell) -> str:
+    """The path of the cell's record, there or not."""
+    return folder.path(_file(cell))
 
 
-def save(folder: Path, cell: Cell, result: Result) -> Path:
+def save(folder: Folder, cell: Cell, result: Result) -> None:
     """Write the record of a finished run; replaces one of the same cell.
 
     Raises:
         OSError: the folder cannot be written or is full; no record is left then.
     """
-    table = pa.Table.from_pylist([_row(cell, result)], schema=SCHEMA)
-    path = path_of(folder, cell)
-    with replacing(path) as file:
-        pq.write_table(table, file, **SMALL)
-    return path
+    here = Record(cell, result, _versions(), _commit(), _hardware(), _now())
+    folder.write(_file(cell), pack([here]))
 
 
-def find(folder: Path, cell: Cell) -> Record | None:
+def find(folder: Folder, cell: Cell) -> Record | None:
     """The record of a cell, or None if it has not been run.
 
     Raises:
         Damaged: there is a file, but it is truncated, altered or of another configuration.
     """
-    return read(folder, cell) if path_of(folder, cell).exists() else None
+    return read(folder, cell) if folder.exists(_file(cell)) else None
 
 
-def read(folder: Path, cell: Cell) -> Record:
+def read(folder: Folder, cell: Cell) -> Record:
     """The record of a cell.
 
     Raises:
         Damaged: there is no such file, or it is truncated, altered or of another configuration.
     """
-    path = path_of(folder, cell)
+    (record,) = _records(folder, _file(cell))
+    if record.cell != cell:
+        raise Damaged(f"record {name_in(folder, cell)} is damaged (it holds another configuration)")
+    return record
+
+
+def read_all(folder: Folder) -> tuple[list[Record], list[Damaged]]:
+    """Every record in the folder's Parquet files, each cell once, and an error for each file not readable."""
+    found: dict[Cell, Record] = {}
+    damaged: list[Damaged] = []
+    for name in folder.names(ENDING):
+        try:
+            found |= {record.cell: record for record in _records(folder, name)}
+        except Damaged as reason:
+            damaged.append(reason)
+    return list(found.values()), damaged
+
+
+def pack(records: Sequence[Record]) -> bytes:
+    """A Parquet file with a row for each record."""
+    file = io.BytesIO()
+    table = pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA)
+    pq.write_table(table, file, **SMALL)
+    return file.getvalue()
+
+
+def _file(cell: Cell) -> str:
+    return digest(cell) + ENDING
+
+
+def _records(folder: Folder, name: str) -> list[Record]:
+    """The records of one file; raises Damaged."""
     try:
-        row = pq.read_table(path, schema=SCHEMA, page_checksum_verification=True).to_pylist()[0]
-        if row["configuration"] != canonical(cell):
-            raise ValueError("it holds another configuration")
-        return Record(cell, _result(row), json.loads(row["versions"]), row["commit"], row["hardware"])
+        file = pa.BufferReader(folder.read(name))
+        rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
+        return [_record(row) for row in rows]
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as reason:
         said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
-        raise Damaged(f"record {path} is damaged ({said})") from reason
+        raise Damaged(f"record {folder.path(name)} is damaged ({said})") from reason
 
 
-def _row(cell: Cell, result: Result) -> dict[str, Any]:
+def _record(row: dict[str, Any]) -> Record:
+    cell = cell_of(row["configuration"])
+    return Record(
+        cell, _result(row), json.loads(row["versions"]), row["commit"], row["hardware"], row["made"]
+    )
+
+
+def _row(record: Record) -> dict[str, Any]:
+    cell, result = record.cell, record.result
     columns = zip(*result.points, strict=True)
     return {
         "digest": digest(cell),
@@ -138,11 +181,15 @@ def _row(cell: Cell, result: Result) -> dict[str, Any]:
         **{name: list(column) for name, column in zip(Point._fields, columns, strict=True)},
         "ms_per_step": result.ms_per_step,
         "seconds": result.seconds,
-        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": json.dumps(_versions()),
-        "commit": _commit(),
-        "hardware": _hardware(),
+        "made": record.made,
+        "versions": json.dumps(record.versions),
+        "commit": record.commit,
+        "hardware": record.hardware,
     }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _result(row: dict[str, Any]) -> Result:

@@ -1,4 +1,8 @@
-"""Which of the rates tried to keep. Validation data alone decide; test data are never looked at here."""
+"""Which of the rates tried to keep, and what a run is then said to have reached.
+
+Validation data alone decide. Three readings of a run: its last iterate, the evaluation of best validation
+accuracy, and, as the paper's numbers look, the best of all evaluations on the test data.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ from rllc.lab.optimizers import Setting
 from rllc.lab.records import Record
 from rllc.lab.training import Point
 
-__all__ = ["Row", "best_point", "choose", "finished"]
+__all__ = ["READINGS", "Row", "best_point", "choose", "finished", "promising", "reading"]
+
+READINGS = ("last", "validation", "best")
 
 
 class Row(NamedTuple):
-    """An optimizer in a comparison: its name, the settings tried, a record for each seed of the chosen one.
+    """An optimizer on a task: its name, the settings tried, a record for each seed of the chosen one.
 
-    There are no records where every setting diverged.
+    There are no records where every setting diverged. `in_full` are the settings tried that ran all steps;
+    the others were dropped after fewer, by successive halving.
     """
 
     name: str
     tried: tuple[Setting, ...]
     records: tuple[Record, ...]
+    in_full: tuple[Setting, ...]
 
 
 def choose(records: Sequence[Record]) -> Record | None:
@@ -28,7 +36,14 @@ def choose(records: Sequence[Record]) -> Record | None:
 
     A diverged run is never chosen: None if all have diverged.
     """
-    return max(finished(records), key=lambda record: _merit(best_point(record)), default=None)
+    return next(iter(promising(records, 1)), None)
+
+
+def promising(records: Sequence[Record], count: int) -> list[Record]:
+    """The records of best validation accuracy, at most `count`, the best first, none that diverged."""
+    # Sorting is stable, in reverse too: of equal ones the first stays first.
+    ranked = sorted(finished(records), key=lambda record: _merit(best_point(record)), reverse=True)
+    return ranked[:count]
 
 
 def best_point(record: Record) -> Point:
@@ -36,9 +51,27 @@ def best_point(record: Record) -> Point:
     return max(record.result.points, key=_merit)
 
 
+def reading(record: Record, which: str) -> tuple[float, float]:
+    """Test loss and test accuracy of a run that did not diverge, under one of READINGS.
+
+    "last": the last iterate. "validation": the evaluation of best validation accuracy. "best": the least
+    loss and the largest accuracy of all evaluations, each its own, which looks at test data to choose.
+    """
+    points = record.result.points
+    match which:
+        case "last":
+            return points[-1].test_loss, points[-1].test_accuracy
+        case "validation":
+            best = best_point(record)
+            return best.test_loss, best.test_accuracy
+        case "best":
+            return min(p.test_loss for p in points), max(p.test_accuracy for p in points)
+    raise ValueError(f"unknown reading {which!r}; known are {', '.join(READINGS)}")
+
+
 def finished(records: Sequence[Record]) -> tuple[Record, ...]:
     """The records of runs that did not diverge."""
-    return tuple(record for record in records if record.result.diverged_at is None)
+    return tuple(record for record in records if not record.diverged)
 
 
 def _merit(point: Point) -> tuple[float, float]:

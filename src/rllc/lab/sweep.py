@@ -1,7 +1,8 @@
 """Many runs at once: only those without a record, each in one of a few worker processes.
 
 Small networks keep one core busy with overhead, so several runs side by side are the way to use a machine.
-A worker writes a record as soon as its run is finished: whatever stops a sweep, finished runs stay.
+A worker writes a record as soon as its run is finished, and a checkpoint of a long run every minute: whatever
+stops a sweep, finished runs stay and unfinished ones go on. For more machines see `cluster`.
 """
 
 from __future__ import annotations
@@ -10,30 +11,48 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.sharedctypes import Synchronized
-from pathlib import Path
+from multiprocessing.synchronize import Event
+from typing import NamedTuple, Protocol
 
-from rllc.lab import records, training
-from rllc.lab.errors import Broken
-from rllc.lab.records import Damaged, Record
+import torch
+
+from rllc.lab import checkpoints, records, training
+from rllc.lab.errors import Broken, Damaged, OutOfTime
+from rllc.lab.files import Folder
+from rllc.lab.optimizers import name_of, rates_of
+from rllc.lab.records import Record
 from rllc.lab.training import Cell
 
-__all__ = ["Pool", "cores", "missing", "pool", "sweep"]
+__all__ = ["Outcome", "Pool", "cores", "finish", "missing", "pool", "sweep"]
 
 POLL_SECONDS = 0.2
 
 
-class Pool:
-    """Worker processes and the count of training steps they have done together."""
+class Outcome(NamedTuple):
+    """What became of a run: whether it has a record now, and a line if there is something to say."""
 
-    def __init__(self, executor: ProcessPoolExecutor, steps: Synchronized[int]) -> None:
-        self.executor = executor
-        self.steps = steps
+    finished: bool
+    said: str = ""
+
+
+class Pool(Protocol):
+    """Workers on this machine or on several."""
+
+    def submit(self, out: Folder, cell: Cell) -> Future[Outcome]:
+        """Have a worker `finish` this cell."""
+
+    def steps(self) -> int:
+        """How many training steps the workers have done together."""
+
+    def stop(self) -> None:
+        """Let every run end at its next evaluation, with a checkpoint."""
 
 
 def cores() -> int:
@@ -41,15 +60,101 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def missing(records_folder: Folder, cells: Sequence[Cell], warn: Callable[[str], None]) -> list[Cell]:
+    """The cells, each once, that have no readable record in the folder; damaged ones are told to `warn`."""
+    return [cell for cell in dict.fromkeys(cells) if _readable(records_folder, cell, warn) is None]
+
+
+def sweep(
+    workers: Pool,
+    out: Folder,
+    cells: Sequence[Cell],
+    progress: Callable[[int], None] = lambda steps: None,
+    say: Callable[[str], None] = lambda line: None,
+    deadline: float | None = None,
+) -> list[Cell]:
+    """Run these cells and write their records under `out`; returns those that have none, as memory ran out.
+
+    `progress` hears how many steps the workers have done so far, `say` what befell single runs in one line
+    each. `deadline` is a time of `time.monotonic()`.
+
+    Raises:
+        OutOfTime: the deadline has passed; runs on their way have a checkpoint.
+        Broken: a worker was killed, or a record could not be written; other records are safe.
+    """
+    running = {workers.submit(out, cell): cell for cell in cells}
+    futures, lost, stopping = set(running), [], False
+    try:
+        while futures:
+            done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                if future.cancelled():
+                    continue
+                finished, said = future.result()
+                if said:
+                    say(said)
+                if not finished and not stopping:
+                    lost.append(running[future])
+            progress(workers.steps())
+            if deadline is not None and time.monotonic() > deadline and not stopping:
+                stopping = True
+                workers.stop()
+                for future in futures:
+                    future.cancel()
+    except BrokenProcessPool:
+        raise Broken(
+            "a worker process was killed (out of memory?); finished runs are kept: run the same command"
+            " again, with fewer --workers if memory is short"
+        ) from None
+    if stopping:
+        raise OutOfTime
+    return lost
+
+
+def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callable[[], bool]) -> Outcome:
+    """Train a cell from its checkpoint or from the start, and write its record, under `out`.
+
+    Raises:
+        Broken: the disk is full, or the folder cannot be written.
+    """
+    keep = out / "checkpoints"
+    try:
+        said = _drop_if_damaged(keep, cell)
+        result = training.train(cell, report, keep, stop)
+        if result is None:
+            return Outcome(False, said)
+        report(cell.steps - (result.diverged_at or cell.steps))  # what a diverged run will not do
+        records.save(out / "records", cell, result)
+        checkpoints.remove(keep, training.digest(cell))
+    except (MemoryError, RuntimeError) as reason:
+        if not _is_out_of_memory(reason):
+            raise
+        return Outcome(False, f"{_text(cell)} ran out of memory and has no record; try fewer --workers")
+    except OSError as reason:
+        why = reason.strerror or str(reason)
+        raise Broken(f"cannot write to {out.url} ({why}); finished runs are kept") from None
+    return Outcome(True, said)
+
+
+def _drop_if_damaged(keep: Folder, cell: Cell) -> str:
+    """Delete a checkpoint that cannot be read, and say so."""
+    try:
+        checkpoints.load(keep, training.digest(cell))
+    except Damaged as reason:
+        checkpoints.remove(keep, training.digest(cell))
+        return f"{reason}; its run starts again"
+    return ""
+
+
 @contextmanager
 def pool(workers: int) -> Iterator[Pool]:
-    """Start workers on demand; on any error, Ctrl-C too, they are ended at once."""
+    """Start processes on demand; on any error, Ctrl-C too, they are ended at once."""
     context = multiprocessing.get_context("spawn")  # fork and torch's threads do not go together
-    steps = context.Value("q", 0)
+    steps, stopping = context.Value("q", 0), context.Event()
     before = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(workers, context, _prepare, (steps,))
+    executor = ProcessPoolExecutor(workers, context, _prepare, (steps, stopping))
     try:
-        yield Pool(executor, steps)
+        yield _Processes(executor, steps, stopping)
     except BaseException:
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
@@ -58,34 +163,23 @@ def pool(workers: int) -> Iterator[Pool]:
         executor.shutdown(cancel_futures=True)
 
 
-def missing(folder: Path, cells: Sequence[Cell], warn: Callable[[str], None]) -> list[Cell]:
-    """The cells, each once, that have no readable record in the folder; damaged ones are told to `warn`."""
-    return [cell for cell in dict.fromkeys(cells) if _readable(folder, cell, warn) is None]
+class _Processes:
+    def __init__(self, executor: ProcessPoolExecutor, steps: Synchronized[int], stopping: Event) -> None:
+        self._executor = executor
+        self._steps = steps
+        self._stopping = stopping
+
+    def submit(self, out: Folder, cell: Cell) -> Future[Outcome]:
+        return self._executor.submit(_finish, out, cell)
+
+    def steps(self) -> int:
+        return self._steps.value
+
+    def stop(self) -> None:
+        self._stopping.set()
 
 
-def sweep(
-    workers: Pool, folder: Path, cells: Sequence[Cell], progress: Callable[[int], None] = lambda steps: None
-) -> None:
-    """Run these cells and write their records; `progress` hears how many steps the pool has done so far.
-
-    Raises:
-        Broken: a worker was killed, or a record could not be written; other records are safe.
-    """
-    futures: set[Future[None]] = {workers.executor.submit(_run, folder, cell) for cell in cells}
-    try:
-        while futures:
-            done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            progress(workers.steps.value)
-    except BrokenProcessPool:
-        raise Broken(
-            "a worker process was killed (out of memory?); finished runs are kept: run the same command"
-            " again, with fewer --workers if memory is short"
-        ) from None
-
-
-def _readable(folder: Path, cell: Cell, warn: Callable[[str], None]) -> Record | None:
+def _readable(folder: Folder, cell: Cell, warn: Callable[[str], None]) -> Record | None:
     try:
         return records.find(folder, cell)
     except Damaged as reason:
@@ -93,14 +187,26 @@ def _readable(folder: Path, cell: Cell, warn: Callable[[str], None]) -> Record |
         return None
 
 
-# What runs in a worker.
+def _is_out_of_memory(reason: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(reason)
+
+
+def _text(cell: Cell) -> str:
+    lr, second = rates_of(cell.setting)
+    rates = f"lr {lr:g}" + (f", {second:g}" if second is not None else "")
+    return f"{name_of(cell.setting)} ({rates}) on {cell.task.name}, seed {cell.seed},"
+
+
+# What runs in a worker process.
 
 _steps: Synchronized[int]
+_stopping: Event
 
 
-def _prepare(steps: Synchronized[int]) -> None:
-    global _steps
-    _steps = steps
+def _prepare(steps: Synchronized[int], stopping: Event) -> None:
+    global _steps, _stopping
+    _steps, _stopping = steps, stopping
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -118,12 +224,5 @@ def _count(steps: int) -> None:
         _steps.value += steps
 
 
-def _run(folder: Path, cell: Cell) -> None:
-    result = training.train(cell, _count)
-    _count(cell.steps - (result.diverged_at or cell.steps))  # what a diverged run will not do
-    try:
-        records.save(folder, cell, result)
-    except OSError as reason:
-        raise Broken(
-            f"cannot write a record to {folder} ({reason.strerror}); finished runs are kept"
-        ) from None
+def _finish(out: Folder, cell: Cell) -> Outcome:
+    return finish(out, cell, _count, _stopping.is_set)

@@ -17,29 +17,57 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rllc.lab import networks
-from rllc.lab.optimizers import Setting
-from rllc.lab.tasks import Examples, Splits, Task, augment, tensors
+from rllc.lab import checkpoints, networks
+from rllc.lab.data import Source, Text
+from rllc.lab.files import Folder
+from rllc.lab.optimizers import (
+    SGD,
+    Adam,
+    Averaged,
+    Cosine,
+    Exponential,
+    Hypergradient,
+    Method,
+    Polynomial,
+    Rllc,
+    ScheduleFree,
+    Setting,
+    method,
+)
+from rllc.lab.tasks import Examples, Splits, Task, TextTask, augment, tensors
+from rllc.law import Cutoff, GramianRidge, Ridge
 from rllc.torch import RLLC
 
-__all__ = ["Cell", "Point", "Result", "canonical", "digest", "evaluation_steps", "points_for", "train"]
+__all__ = [
+    "Cell",
+    "Point",
+    "Result",
+    "canonical",
+    "cell_of",
+    "digest",
+    "evaluation_steps",
+    "points_for",
+    "train",
+]
 
 FORMAT = 1  # raise it when the engine changes the numbers of a run: old records are then no longer found
 EVALUATION_BATCH = 1000
+SAVE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Cell:
     """Everything that determines the numbers of one run. `device` is "cpu" or "cuda"."""
 
-    task: Task
+    task: Task | TextTask
     setting: Setting
     seed: int
     steps: int
@@ -76,25 +104,41 @@ class Result(NamedTuple):
     seconds: float
 
 
-def train(cell: Cell, report: Callable[[int], None] = lambda steps: None) -> Result:
+def train(
+    cell: Cell,
+    report: Callable[[int], None] = lambda steps: None,
+    keep: Folder | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result | None:
     """Train the cell's network and measure it at the cell's evaluation steps.
 
-    `report` is called with the number of steps done since it was called last.
+    `report` is called with the number of steps done since it was called last. After each evaluation `stop`
+    is asked whether to end there, and then the result is None. With a folder to keep checkpoints in, a run is
+    saved once a minute and where it is stopped, and goes on from there to the same bits.
+
+    Raises:
+        Damaged: there is a checkpoint of this cell that cannot be read; nothing has been done.
+        OSError: a checkpoint cannot be written.
     """
-    started = time.perf_counter()
     with _reproducible():
         splits = tensors(cell.task, cell.device)
         run = _start(cell, splits)
-        points, times = [_measure(run, splits, 0, None)], []
-        for first, last in _chunks(cell):
-            loss, seconds = _advance(run, cell, splits.train, range(first, last))
-            times.append(1000 * seconds / (last - first))
+        if keep is not None and (state := checkpoints.load(keep, digest(cell))) is not None:
+            run.restore(state)
+            report(run.step)
+        saved = time.perf_counter()
+        for first, last in _chunks(cell, run.step):
+            loss = _chunk(run, cell, splits, first, last)
             report(last - first)
             if not math.isfinite(loss):
-                break
-            points.append(_measure(run, splits, last, loss))
-        diverged_at = None if math.isfinite(loss) else last
-    return Result(tuple(points), diverged_at, statistics.median(times), time.perf_counter() - started)
+                return run.result(diverged_at=last)
+            stopped = last < cell.steps and stop()
+            if keep is not None and (stopped or time.perf_counter() - saved > SAVE_SECONDS):
+                checkpoints.save(keep, digest(cell), run.state())
+                saved = time.perf_counter()
+            if stopped:
+                return None
+    return run.result(diverged_at=None)
 
 
 def points_for(steps: int) -> int:
@@ -117,19 +161,84 @@ def digest(cell: Cell) -> str:
     return hashlib.sha256(canonical(cell).encode()).hexdigest()[:32]
 
 
-class _Run(NamedTuple):
+def cell_of(text: str) -> Cell:
+    """The cell of which this is the canonical text.
+
+    Raises:
+        ValueError: it is none, or of another version of the engine.
+    """
+    try:
+        fields = json.loads(text)
+        cell = Cell(
+            **{name: _typed(value) for name, value in fields.items() if name not in ("format", "type")}
+        )
+        same = canonical(cell) == text
+    except (KeyError, TypeError, AttributeError) as reason:
+        raise ValueError(f"not a configuration ({reason})") from reason
+    if not same:
+        raise ValueError("a configuration of another version")
+    return cell
+
+
+@dataclass
+class _Run:
+    """A run on its way: what is trained, and what has been measured up to `step`."""
+
     net: nn.Module
-    optimizer: torch.optim.Optimizer
+    method: Method
     layout: torch.memory_format
+    step: int = 0
+    points: list[Point] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # ms per step, a number for each chunk
+    seconds: float = 0.0
+
+    def result(self, diverged_at: int | None) -> Result:
+        return Result(tuple(self.points), diverged_at, statistics.median(self.times), self.seconds)
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for a checkpoint."""
+        progress = {
+            "step": self.step,
+            "points": [[*point] for point in self.points],
+            "times": self.times,
+            "seconds": self.seconds,
+        }
+        return progress | {name: part.state_dict() for name, part in self._parts().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to where the checkpoint was made."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.step, self.times, self.seconds = state["step"], state["times"], state["seconds"]
+        self.points = [Point._make((*values, tuple(law))) for *values, law in state["points"]]
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {"net": self.net} | self.method._asdict()
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _start(cell: Cell, splits: Splits) -> _Run:
-    _, channels, height, width = splits.train.images.shape
-    net = networks.build(cell.task.network, (channels, height, width), _stream(cell.seed, "weights", 0))
+    shape = splits.train.images.shape[1:]
+    net = networks.build(cell.task.network, tuple(shape), _stream(cell.seed, "weights", 0))
     # Measured on a CPU: convolutions take a fifth less time with channels last.
-    layout = torch.contiguous_format if cell.task.network == "mlp" else torch.channels_last
+    flat = cell.task.network == "mlp" or len(shape) < 3
+    layout = torch.contiguous_format if flat else torch.channels_last
     net = net.to(cell.device).to(memory_format=layout)  # type: ignore[call-overload]
-    return _Run(net, cell.setting.build(net.parameters()), layout)
+    return _Run(net, method(cell.setting, net, cell.steps), layout)
+
+
+def _chunk(run: _Run, cell: Cell, splits: Splits, first: int, last: int) -> float:
+    """The steps between two evaluations and the evaluation after them; the mean loss over the steps."""
+    started = time.perf_counter()
+    if first == 0:
+        run.points.append(_measure(run, splits, 0, None))
+    loss, seconds = _advance(run, cell, splits.train, range(first, last))
+    run.times.append(1000 * seconds / (last - first))
+    if math.isfinite(loss):
+        run.points.append(_measure(run, splits, last, loss))
+    run.step = last
+    run.seconds += time.perf_counter() - started
+    return loss
 
 
 def _advance(run: _Run, cell: Cell, train: Examples, steps: range) -> tuple[float, float]:
@@ -144,10 +253,15 @@ def _advance(run: _Run, cell: Cell, train: Examples, steps: range) -> tuple[floa
 
 def _step(run: _Run, batch: Examples) -> Tensor:
     """One step of the optimizer; the loss before it, a tensor of one entry."""
-    run.optimizer.zero_grad()
+    optimizer, schedule, average = run.method
+    optimizer.zero_grad()
     loss = F.cross_entropy(run.net(batch.images.contiguous(memory_format=run.layout)), batch.labels)
     loss.backward()
-    run.optimizer.step()
+    optimizer.step()
+    if schedule is not None:
+        schedule.step()
+    if average is not None:
+        average.update_parameters(run.net)
     return loss.detach()
 
 
@@ -178,27 +292,40 @@ def _stream(seed: int, purpose: str, index: int) -> int:
 
 
 def _measure(run: _Run, splits: Splits, step: int, train_loss: float | None) -> Point:
-    run.net.eval()
-    valid, test = _evaluate(run, splits.valid), _evaluate(run, splits.test)
-    run.net.train()
-    law = tuple(run.optimizer.law.tolist()) if isinstance(run.optimizer, RLLC) else ()
+    with _measured(run) as net:
+        valid, test = _evaluate(net, splits.valid, run.layout), _evaluate(net, splits.test, run.layout)
+    optimizer = run.method.optimizer
+    law = tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC) else ()
     return Point(step, train_loss, *valid, *test, law)
 
 
+@contextlib.contextmanager
+def _measured(run: _Run) -> Iterator[nn.Module]:
+    """The network to measure, in evaluation mode: the average where there is one; schedule-free's own."""
+    net, optimizer = run.method.average or run.net, run.method.optimizer
+    net.eval()
+    if isinstance(optimizer, AdamWScheduleFree):
+        optimizer.eval()
+    yield net
+    if isinstance(optimizer, AdamWScheduleFree):
+        optimizer.train()
+    net.train()
+
+
 @torch.no_grad()
-def _evaluate(run: _Run, examples: Examples) -> tuple[float, float]:
+def _evaluate(net: nn.Module, examples: Examples, layout: torch.memory_format) -> tuple[float, float]:
     """Mean loss and accuracy."""
     loss, correct = torch.zeros(2, dtype=torch.float64, device=examples.labels.device)
     for images, labels in zip(*(part.split(EVALUATION_BATCH) for part in examples), strict=True):
-        logits = run.net(images.contiguous(memory_format=run.layout))
+        logits = net(images.contiguous(memory_format=layout))
         loss += F.cross_entropy(logits, labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
-    return loss.item() / len(examples.labels), correct.item() / len(examples.labels)
+    return loss.item() / examples.labels.numel(), correct.item() / examples.labels.numel()
 
 
-def _chunks(cell: Cell) -> Iterator[tuple[int, int]]:
-    stops = evaluation_steps(cell.steps, cell.points)
-    return itertools.pairwise(stops)
+def _chunks(cell: Cell, done: int) -> Iterator[tuple[int, int]]:
+    """The first and the last step of each chunk that begins at or after step `done`."""
+    return ((a, b) for a, b in itertools.pairwise(evaluation_steps(cell.steps, cell.points)) if a >= done)
 
 
 @contextlib.contextmanager
@@ -212,6 +339,25 @@ def _reproducible() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic = chosen
+
+
+# By name, for reading configurations: nothing else is ever made from a text.
+_TYPES: dict[str, Callable[..., Any]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Task, Source, TextTask, Text),
+        *(SGD, Adam, Rllc, Hypergradient, ScheduleFree, Cosine, Averaged, Exponential, Polynomial),
+        *(GramianRidge, Ridge, Cutoff),
+    )
+}
+
+
+def _typed(value: Any) -> Any:
+    """The inverse of `_plain`, of what JSON made of it."""
+    if isinstance(value, dict):
+        fields = {name: _typed(part) for name, part in value.items() if name != "type"}
+        return _TYPES[value["type"]](**fields)
+    return tuple(map(_typed, value)) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,53 @@
+"""The state of an unfinished run on disk: tensors, numbers and lists in torch's format under a sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import torch
+
+from rllc.lab.errors import Damaged
+from rllc.lab.files import Folder
+
+__all__ = ["load", "remove", "save"]
+
+SHA256_BYTES = 32
+
+
+def save(folder: Folder, name: str, state: dict[str, Any]) -> None:
+    """Write, or replace, the checkpoint of a run.
+
+    Raises:
+        OSError: the folder cannot be written, or is full; the checkpoint before is still there.
+    """
+    body = io.BytesIO()
+    torch.save(state, body)
+    content = body.getvalue()
+    folder.write(_file(name), hashlib.sha256(content).digest() + content)
+
+
+def load(folder: Folder, name: str) -> dict[str, Any] | None:
+    """The state of a run, or None if there is no checkpoint of it.
+
+    Raises:
+        Damaged: the file is truncated or altered.
+    """
+    try:
+        content = folder.read(_file(name))
+    except FileNotFoundError:
+        return None
+    known, body = content[:SHA256_BYTES], content[SHA256_BYTES:]
+    if hashlib.sha256(body).digest() != known:
+        raise Damaged(f"checkpoint {folder.path(_file(name))} is truncated or altered")
+    return torch.load(io.BytesIO(body), weights_only=True)
+
+
+def remove(folder: Folder, name: str) -> None:
+    """Delete the checkpoint of a run, if there is one."""
+    folder.remove(_file(name))
+
+
+def _file(name: str) -> str:
+    return f"{name}.checkpoint"

@@ -1,0 +1,60 @@
+"""Options of commands, checked before anything is written."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import torch
+
+from rllc.lab.errors import Refused
+from rllc.lab.files import Folder
+from rllc.lab.tasks import TASKS, Task, TextTask
+
+__all__ = ["counts", "device", "folder", "make_writable", "task"]
+
+
+def task(name: str) -> Task | TextTask:
+    """The task of that name; raises Refused if there is none."""
+    if name in TASKS:
+        return TASKS[name]
+    near = difflib.get_close_matches(name, TASKS, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    raise Refused(f"unknown task {name!r}; {meant}known are {', '.join(TASKS)}")
+
+
+def counts(options: dict[str, int | None]) -> None:
+    """Raises Refused for a number below 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise Refused(f"{name} must be 1 or more, got {value}")
+
+
+def device(name: str) -> str:
+    """ "cpu" or "cuda"; raises Refused for a GPU that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Refused("PyTorch sees no GPU here; use --device cpu")
+    return name
+
+
+def folder(out: str) -> None:
+    """Raises Refused where nothing can be written, and writes nothing; a URL is taken on trust."""
+    if "://" in out:
+        return
+    path = Path(out).absolute()
+    nearest = next(part for part in (path, *path.parents) if part.exists())
+    if not os.access(nearest, os.W_OK) or not nearest.is_dir():
+        raise Refused(f"cannot write to {out}; choose another folder with --out")
+
+
+def make_writable(place: Folder) -> None:
+    """Make the folder, and try it; raises Refused if that fails."""
+    try:
+        place.write("probe", b"")
+        place.remove("probe")
+    except (OSError, ImportError, ValueError) as reason:  # fsspec has the latter two for unknown protocols
+        why = getattr(reason, "strerror", None) or str(reason)
+        raise Refused(f"cannot write to {place.url} ({why}); choose another --out") from reason

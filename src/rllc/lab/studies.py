@@ -1,0 +1,122 @@
+"""The experiments of the paper and around it: which optimizers, on which tasks, with which rates.
+
+STUDIES["table1"]              a Study
+rows(study, records)           a Row for each task and optimizer of which there are runs in full
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rllc.lab.optimizers import CONTROLS, PAPER, Rates, Setting, paper_trials, trials
+from rllc.lab.records import Record
+from rllc.lab.selection import Row, choose
+from rllc.lab.training import points_for
+
+__all__ = ["PAPER_TASKS", "STUDIES", "Study", "rows"]
+
+PAPER_TASKS = (
+    "mnist-mlp",
+    "mnist-conv",
+    "fashion-mlp",
+    "fashion-conv",
+    "cifar10-mlp",
+    "cifar10-conv",
+    "cifar10-resnet20",
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Optimizers by tasks. Rates are the paper's grids, or `rates` if given; steps those of the task."""
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]
+    optimizers: tuple[str, ...]
+    rates: Rates | None = None
+    steps: int | None = None
+
+    def trials(self, optimizer: str) -> tuple[Setting, ...]:
+        """The settings among which validation data choose."""
+        return paper_trials(optimizer) if self.rates is None else trials(optimizer, self.rates)
+
+
+_MOMENTA = tuple(f"M({0.9 - 0.1 * j:.1f})" for j in range(8))
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("table1", "Tables 1 and 2 of the paper", PAPER_TASKS, PAPER),
+        Study("controls", "What the paper lacks: schedules, averages, other learners", PAPER_TASKS, CONTROLS),
+        Study(
+            "units",
+            "Accuracy and cost by the number of memory units",
+            ("fashion-mlp",),
+            tuple(" + ".join(_MOMENTA[:k]) for k in range(1, len(_MOMENTA) + 1)),
+            Rates((0.01, 0.03, 0.1), (0.003, 0.01)),
+            steps=3000,
+        ),
+        Study(
+            "shakespeare",
+            "A language model on tiny Shakespeare",
+            ("shakespeare-gpt",),
+            (
+                *("SGD", "momentum SGD", "Adam", "Adam + cosine"),
+                *("M(0.9)", "M(0.9) + M(0.0)", "M(0.9) + M(0.8) + M(0.7)", "M(0.99) + M(0.9) + M(0.0)"),
+            ),
+            Rates(),
+            steps=1000,
+        ),
+    )
+}
+
+
+def rows(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Row]:
+    """(task, optimizer) -> Row, from the records of the study's own settings.
+
+    Runs in full have the study's number of steps, or, where there are none, as many as the longest runs of
+    their task. Of those with seed 0 validation data choose; all seeds of the chosen setting are in the row.
+    """
+    found = {}
+    for task in study.tasks:
+        tried = {optimizer: _tried(study.trials(optimizer), task, records) for optimizer in study.optimizers}
+        steps = _steps(study, [record for ours in tried.values() for record in ours])
+        for optimizer, ours in tried.items():
+            row = _row(optimizer, ours, steps)
+            if row.in_full:
+                found[task, optimizer] = row
+    return found
+
+
+def steps_of(records: Sequence[Record]) -> int:
+    """The number of steps of the longest runs; 0 if there are none."""
+    return max((record.cell.steps for record in records), default=0)
+
+
+def _tried(settings: tuple[Setting, ...], task: str, records: Sequence[Record]) -> list[Record]:
+    """The records of these settings on the task, in the settings' order, then by seed."""
+    order = {setting: place for place, setting in enumerate(settings)}
+    ours = [r for r in records if r.cell.task.name == task and r.cell.setting in order]
+    return sorted(ours, key=lambda record: (order[record.cell.setting], record.cell.seed))
+
+
+def _steps(study: Study, records: Sequence[Record]) -> int:
+    """The steps of runs in full; 0 if there are none."""
+    lengths = {record.cell.steps for record in records if _is_in_full(record)}
+    return study.steps if study.steps in lengths else max(lengths, default=0)
+
+
+def _is_in_full(record: Record) -> bool:
+    """Runs of a rung are measured less often."""
+    return record.cell.points == points_for(record.cell.steps)
+
+
+def _row(optimizer: str, records: Sequence[Record], steps: int) -> Row:
+    ended = [record for record in records if _is_in_full(record) and record.cell.steps == steps]
+    in_full = tuple(record.cell.setting for record in ended if record.cell.seed == 0)
+    best = choose([record for record in ended if record.cell.seed == 0])
+    chosen = tuple(record for record in ended if best and record.cell.setting == best.cell.setting)
+    tried = dict.fromkeys(record.cell.setting for record in records if record.cell.seed == 0)
+    return Row(optimizer, tuple(tried), chosen, in_full)

@@ -1,0 +1,63 @@
+"""A study's rows are made from its own settings, its own steps, and by validation data."""
+
+import dataclasses
+
+import pytest
+from made import DIGITS, record
+
+from rllc.lab.optimizers import PAPER, SGD, Rates, named, paper_trials
+from rllc.lab.studies import PAPER_TASKS, STUDIES, Study, rows
+from rllc.lab.tasks import TASKS
+from rllc.lab.training import points_for
+
+STUDY = Study("a", "A", ("digits-mlp",), ("SGD", "Adam"), Rates(lr=(0.1, 0.2, 0.3)))
+
+
+def run(lr, valid, seed=0, steps=1000, points=None, diverged_at=None):
+    """A record of SGD whose best validation accuracy is given."""
+    made = record([0.0, valid], setting=SGD(lr), seed=seed, diverged_at=diverged_at)
+    cell = dataclasses.replace(made.cell, steps=steps, points=points or points_for(steps))
+    return dataclasses.replace(made, cell=cell)
+
+
+def test_validation_chooses_and_all_seeds_of_the_chosen_are_in_the_row():
+    made = [
+        run(0.1, 0.8),
+        run(0.2, 0.9),
+        run(0.2, 0.1, seed=1),
+        run(0.1, 0.99, seed=1),
+        run(0.3, 0.95, diverged_at=9),
+    ]
+    row = rows(STUDY, made)["digits-mlp", "SGD"]
+    assert [(r.cell.setting.lr, r.cell.seed) for r in row.records] == [(0.2, 0), (0.2, 1)]
+    assert row.tried == row.in_full == (SGD(0.1), SGD(0.2), SGD(0.3))
+    assert ("digits-mlp", "Adam") not in rows(STUDY, made)
+
+
+def test_runs_of_rungs_and_of_other_grids_are_not_runs_in_full():
+    made = [run(0.1, 0.5), run(0.2, 0.9, steps=300, points=10), run(0.7, 0.99)]
+    row = rows(STUDY, made)["digits-mlp", "SGD"]
+    assert row.tried == (SGD(0.1), SGD(0.2)) and row.in_full == (SGD(0.1),)
+    assert not rows(STUDY, made[1:])
+
+
+def test_steps_are_the_studys_own_or_the_longest():
+    made = [run(0.1, 0.5), run(0.2, 0.9, steps=3000)]
+    assert rows(STUDY, made)["digits-mlp", "SGD"].in_full == (SGD(0.2),)
+    own = dataclasses.replace(STUDY, steps=1000)
+    assert rows(own, made)["digits-mlp", "SGD"].in_full == (SGD(0.1),)
+    assert rows(own, made[1:])["digits-mlp", "SGD"].in_full == (SGD(0.2),)
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=lambda study: study.name)
+def test_every_study_is_made_of_what_there_is(study):
+    assert set(study.tasks) <= set(TASKS)
+    assert tuple(map(named, study.optimizers)) == study.optimizers
+    assert len({len(study.trials(name)) for name in study.optimizers} - {15, 18}) in (0, 1)
+
+
+def test_table_1_is_the_papers():
+    study = STUDIES["table1"]
+    assert (study.tasks, study.optimizers, study.steps) == (PAPER_TASKS, PAPER, None)
+    assert {TASKS[name].steps for name in study.tasks} == {10_000}
+    assert study.trials("Adam") == paper_trials("Adam") and DIGITS.name not in study.tasks
