@@ -1,15 +1,27 @@
-"""What README shows is what there is: its examples run, its tables are those of results/."""
+"""What README and docs show is what there is: examples run, numbers are those of the records."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rllc.lab import cli, runs, training
+from rllc.lab.training import digest
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import results  # noqa: E402
+
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return runs.gather(str(results.RECORDS))[0]
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=["torch", "optax", "algebra"])
@@ -19,14 +31,46 @@ def test_examples_run(code, tmp_path):
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("results/compare-*.md")), ids=lambda file: file.stem)
-def test_tables_are_those_of_the_results(file):
-    table = [line for line in file.read_text().splitlines() if line.startswith("|")]
-    assert len(table) > 3
-    assert "\n".join(table) in README
+@pytest.mark.parametrize("path", results.TEXTS, ids=lambda path: path.name)
+def test_numbers_are_those_of_the_records(path, records):
+    text = path.read_text()
+    assert len(results.BLOCK.findall(text)) >= 4
+    assert results.filled(text, records) == text
 
 
-def test_pictures_are_there():
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", README)
+def test_a_block_is_made_again_whatever_stands_in_it(records):
+    text = "before\n<!-- made: accuracies -->\nwrong\n<!-- end -->\nafter"
+    made = results.filled(text, records)
+    assert "wrong" not in made and "| Adam " in made
+    assert made.startswith("before\n") and made.endswith("\nafter") and results.filled(made, records) == made
+    with pytest.raises(KeyError):
+        results.filled(text.replace("accuracies", "unknown"), records)
+
+
+@pytest.mark.parametrize("path", results.TEXTS, ids=lambda path: path.name)
+def test_pictures_are_there(path):
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", path.read_text())
     assert pictures
-    assert all((ROOT / picture).is_file() for picture in pictures)
+    assert all((path.parent / picture).is_file() for picture in pictures)
+
+
+def test_no_accuracy_is_quoted_by_hand():
+    """In % with two decimals, outside the blocks."""
+    for path in results.TEXTS:
+        assert not re.findall(r"\b[5-9]\d\.\d\d\b", results.BLOCK.sub("", path.read_text()))
+
+
+@pytest.mark.parametrize("task", ["digits-mlp"])
+def test_the_table_of_compare_comes_out_of_its_records(task, tmp_path, monkeypatch):
+    kept = runs.gather(str(ROOT / "results" / "records"))[0]
+    made = {digest(record.cell) for record in kept if record.cell.task.name == task}
+    shutil.copytree(ROOT / "results" / "records", tmp_path / "records")
+    monkeypatch.setattr(training, "train", None)  # nothing is to be trained, in this process or a worker's
+    assert cli.main(["compare", task, "--out", str(tmp_path)]) == 0
+    assert {path.stem for path in (tmp_path / "records").iterdir()} >= made
+    table, committed = (folder / f"compare-{task}.md" for folder in (tmp_path, ROOT / "results"))
+    assert rows_of(table) == rows_of(committed)
+
+
+def rows_of(file):
+    return [line for line in file.read_text().splitlines() if line.startswith("|")]

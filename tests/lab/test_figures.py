@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from made import TWO_UNITS, record
 from matplotlib.colors import to_rgb
 
-from rllc.lab.figures import colours, comparison, spread, unit_names
-from rllc.lab.optimizers import DEFAULTS, SGD
+from rllc.lab.evidence.figures import colours, comparison, spread, unit_names
+from rllc.lab.optimizers import DEFAULTS, PAPER, SGD
 from rllc.lab.selection import Row
 from rllc.notation import parse
 
@@ -20,9 +20,9 @@ def rows():
     lost = record([0.1, 0.2, 0.3], seed=2, diverged_at=20)
     memory = [record([0.1, 0.8, 0.85], setting=TWO_UNITS, seed=i, law=(1.0, 0.5 + i)) for i in (0, 1)]
     return [
-        Row("SGD", (SGD(0.1),), (*sgd, lost)),
-        Row(TWO_UNITS.memory, (TWO_UNITS,), tuple(memory)),
-        Row("Adam", (SGD(0.1),), ()),
+        Row("SGD", (SGD(0.1),), (*sgd, lost), (SGD(0.1),)),
+        Row(TWO_UNITS.memory, (TWO_UNITS,), tuple(memory), (TWO_UNITS,)),
+        Row("Adam", (SGD(0.1),), (), ()),
     ]
 
 
@@ -47,27 +47,29 @@ def test_every_end_is_in_view_and_labelled():
 
 
 def test_an_end_far_below_the_others_is_named_but_does_not_flatten_them():
-    good = [Row(f"M(0.{i})", (), (record([0.1, 0.9, 0.95 + i / 1000], setting=TWO_UNITS),)) for i in range(4)]
-    bad = Row("Adam", (), (record([0.1, 0.3, 0.2], setting=TWO_UNITS),))
+    ends = [record([0.1, 0.9, 0.95 + i / 1000], setting=TWO_UNITS) for i in range(4)]
+    good = [Row(f"M(0.{i})", (), (end,), ()) for i, end in enumerate(ends)]
+    bad = Row("Adam", (), (record([0.1, 0.3, 0.2], setting=TWO_UNITS),), ())
     accuracy = comparison([*good, bad], "").axes[0]
     assert accuracy.get_ylim()[0] > 85
     assert "Adam  20.0" in [text.get_text() for text in accuracy.texts]
 
 
 def test_a_comparison_in_which_all_diverged_is_still_a_picture():
-    assert len(comparison([Row("SGD", (SGD(1.0),), ())], "").axes) == 1
+    assert len(comparison([Row("SGD", (SGD(1.0),), (), ())], "").axes) == 1
 
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_laws_go_on_in_a_second_row_of_panels(count):
     memories = ["M(0.9)", "M(0.8)", "M(0.7)", "M(0.6)", "M(0.5)"][:count]
-    made = [Row(m, (), (record([0.1, 0.5], setting=TWO_UNITS, law=(1.0,)),)) for m in memories]
+    made = [Row(m, (), (record([0.1, 0.5], setting=TWO_UNITS, law=(1.0,)),), ()) for m in memories]
     axes = comparison(made, "").axes
     assert len(axes) == 1 + count
     assert axes[-1].get_title(loc="left") == f"law of {memories[-1]}"
 
 
 def test_colours_differ_and_baselines_keep_theirs():
+    assert len(set(colours(PAPER).values())) == len(PAPER)
     chosen = colours(DEFAULTS)
     assert len({to_rgb(colour) for colour in chosen.values()}) == len(DEFAULTS)
     assert colours(["M(0.5)", "Adam"])["Adam"] == chosen["Adam"]

@@ -1,16 +1,20 @@
 """A record comes back as it was written, or is refused by name."""
 
 import json
+import os
+import time
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from made import TWO_UNITS, cell
 
-from rllc.lab import files, records
+from rllc.lab import files, records, training
+from rllc.lab.files import Folder
 from rllc.lab.optimizers import SGD
-from rllc.lab.records import Damaged, find, path_of, read, save
-from rllc.lab.training import canonical, digest, train
+from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
+from rllc.lab.tasks import TASKS
+from rllc.lab.training import Cell, canonical, digest, train
 
 
 @pytest.fixture(scope="module")
@@ -19,27 +23,41 @@ def finished():
     return made, train(made)
 
 
-def test_round_trip(tmp_path, finished):
+def saved(tmp_path, made, result):
+    """The path of its record, written."""
+    save(Folder(str(tmp_path)), made, result)
+    return tmp_path / f"{digest(made)}.parquet"
+
+
+@pytest.mark.parametrize("where", ["{tmp_path}", "memory://{tmp_path}/r"])
+def test_round_trip(tmp_path, finished, where):
     made, result = finished
-    assert find(tmp_path, made) is None
-    path = save(tmp_path, made, result)
-    found = find(tmp_path, made)
+    folder = Folder(where.format(tmp_path=tmp_path))
+    assert find(folder, made) is None
+    save(folder, made, result)
+    found = find(folder, made)
     assert (found.cell, found.result) == (made, result)
-    assert path == path_of(tmp_path, made) and path.stem == digest(made)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]  # no temporary file stays
+    assert name_in(folder, made) == f"{folder.url}/{digest(made)}.parquet"
+    assert folder.names("") == [f"{digest(made)}.parquet"] and not list(tmp_path.glob(".*"))
+
+
+def test_a_cell_of_a_text_comes_back_too(finished):
+    text = Cell(TASKS["shakespeare-gpt"], SGD(0.1), seed=0, steps=10)
+    record = records.Record(text, finished[1], {}, None, "")
+    assert unpack(pack([record]), "here") == [record]
 
 
 def test_a_diverged_run_and_one_without_law_come_back_too(tmp_path):
     made = cell(SGD(1e6), steps=40)
     result = train(made)
-    save(tmp_path, made, result)
-    assert read(tmp_path, made).result == result
+    save(Folder(str(tmp_path)), made, result)
+    assert read(Folder(str(tmp_path)), made).result == result
     assert result.diverged_at is not None
 
 
 def test_a_record_says_where_it_comes_from(tmp_path, finished):
     made, result = finished
-    row = pq.read_table(save(tmp_path, made, result)).to_pylist()[0]
+    row = pq.read_table(saved(tmp_path, made, result)).to_pylist()[0]
     assert json.loads(row["configuration"]) == json.loads(canonical(made))
     assert json.loads(row["versions"])["torch"] == torch.__version__
     assert (row["task"], row["optimizer"], row["seed"]) == ("digits-mlp", "M(0.9) + M(0.0)", 0)
@@ -50,21 +68,21 @@ def test_a_record_says_where_it_comes_from(tmp_path, finished):
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])
 def test_a_truncated_record_is_refused_by_name(tmp_path, finished, keep):
-    path = save(tmp_path, *finished)
+    path = saved(tmp_path, *finished)
     path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
     with pytest.raises(Damaged) as reason:
-        find(tmp_path, finished[0])
+        find(Folder(str(tmp_path)), finished[0])
     assert str(path) in str(reason.value) and "\n" not in str(reason.value)
 
 
 def test_flipped_bits_never_change_a_number_unseen(tmp_path, finished):
     made, result = finished
-    path = save(tmp_path, made, result)
+    path = saved(tmp_path, made, result)
     whole, refused = path.read_bytes(), 0
     for place in range(4, len(whole), len(whole) // 60):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         try:
-            assert read(tmp_path, made).result == result  # a byte that means nothing
+            assert read(Folder(str(tmp_path)), made).result == result  # a byte that means nothing
         except Damaged:
             refused += 1
     assert refused > 30
@@ -73,22 +91,46 @@ def test_flipped_bits_never_change_a_number_unseen(tmp_path, finished):
 def test_a_record_under_anothers_name_is_refused(tmp_path, finished):
     made, result = finished
     other = cell(TWO_UNITS, seed=1)
-    save(tmp_path, made, result).rename(path_of(tmp_path, other))
+    path = saved(tmp_path, made, result)
+    path.rename(path.with_stem(digest(other)))
     with pytest.raises(Damaged, match="another configuration"):
-        find(tmp_path, other)
+        find(Folder(str(tmp_path)), other)
+    path.with_stem(digest(other)).write_bytes(pack([]))
+    with pytest.raises(Damaged, match="another configuration"):
+        find(Folder(str(tmp_path)), other)
+
+
+def test_a_file_of_many_comes_back_and_damage_does_not_hide_the_others(tmp_path, finished):
+    many = [
+        records.Record(cell(TWO_UNITS, seed), finished[1], {"a": "1"}, "c", "h", "m") for seed in range(3)
+    ]
+    assert unpack(pack(many), "here") == many
+    (tmp_path / "many.parquet").write_bytes(pack(many[:2]))
+    (tmp_path / "one.parquet").write_bytes(pack(many[2:]))
+    (tmp_path / "torn.parquet").write_bytes(pack(many)[:-9])
+    found, (damaged,) = read_all(Folder(str(tmp_path)))
+    assert found == many and "torn.parquet is damaged" in str(damaged)
+
+
+def test_a_record_of_another_engine_is_whole_but_foreign(finished, monkeypatch):
+    monkeypatch.setattr(training, "FORMAT", 0)
+    content = pack([records.Record(*finished, {}, None, "")])
+    monkeypatch.undo()
+    with pytest.raises(Foreign, match="here is of another version of rllc"):
+        unpack(content, "here")
 
 
 def test_a_failed_write_leaves_the_old_record_and_nothing_else(tmp_path, finished, monkeypatch):
     made, result = finished
-    path = save(tmp_path, made, result)
+    path = saved(tmp_path, made, result)
     before = path.read_bytes()
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.pq, "write_table", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save(tmp_path, made, result)
+        save(Folder(str(tmp_path)), made, result)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -101,3 +143,29 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path):
         assert not path.exists()
         file.write(b" and rest")
     assert path.read_bytes() == b"part and rest"
+
+
+def test_what_a_writer_left_behind_is_no_file_of_the_folder(tmp_path, finished):
+    folder = Folder(str(tmp_path))
+    old, new = (f".{name}.parquet.{'0f' * 16}.tmp" for name in ("old", "new"))
+    for name, age in ((old, 7200), (new, 60)):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert folder.names("") == [] and read_all(folder) == ([], [])
+    assert folder.abandoned() == [old]
+
+
+def test_a_folder_here_is_the_same_from_another_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Folder("runs").absolute() == Folder(f"{tmp_path}/runs")
+    assert Folder("memory://runs").absolute() == Folder("memory://runs")
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_file_is_split_into_its_folder_and_its_name(tmp_path, monkeypatch, scheme):
+    monkeypatch.chdir(tmp_path)
+    for url in ("a/b.parquet", "b.parquet", f"{tmp_path}/c/b.parquet"):
+        folder, name = files.split(scheme + url)
+        folder.write(name, b"here")
+        assert Folder(f"{scheme}{url.removesuffix('b.parquet')}" or ".").read("b.parquet") == b"here"
+    assert files.split("/b.parquet")[0] == Folder("/")

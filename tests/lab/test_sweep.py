@@ -2,48 +2,85 @@
 
 import multiprocessing
 import os
+import time
 
 import pytest
+import torch
 from made import TWO_UNITS, cell
 
-from rllc.lab import records
+from rllc.lab import checkpoints, records, training
 from rllc.lab import sweep as sweep_module
-from rllc.lab.errors import Broken
+from rllc.lab.errors import Broken, OutOfTime
+from rllc.lab.files import Folder
+from rllc.lab.optimizers import SGD
 from rllc.lab.sweep import missing, pool, sweep
-from rllc.lab.training import train
+from rllc.lab.training import digest, train
 
 
-def die(folder, cell):
+def die(out, cell):
     os._exit(1)
 
 
 def test_a_worker_gives_the_same_bits_as_this_process(tmp_path):
     cells = [cell(TWO_UNITS, seed) for seed in (0, 1)]
-    heard = []
+    out, heard = Folder(str(tmp_path)), []
     with pool(2) as workers:
-        sweep(workers, tmp_path, cells, heard.append)
+        assert sweep(workers, out, cells, heard.append) == []
     for made in cells:
-        assert records.read(tmp_path, made).result.points == train(made).points
+        assert records.read(out / "records", made).result.points == train(made).points
     assert heard[-1] == 2 * 12  # steps
     assert heard == sorted(heard)
-
-
-def test_a_killed_worker_and_a_full_disk_are_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_module, "_run", die)
-    with pytest.raises(Broken, match="worker process was killed"), pool(1) as workers:
-        sweep(workers, tmp_path, [cell()])
-    monkeypatch.undo()
-    gone = tmp_path / "gone"
-    with pytest.raises(Broken, match=r"cannot write a record to .*gone"), pool(1) as workers:
-        sweep(workers, gone, [cell()])
     assert not multiprocessing.active_children()
 
 
+def test_a_killed_worker_is_reported_also_when_more_is_asked_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "_finish", die)
+    with pool(1) as workers:
+        for _ in range(2):
+            with pytest.raises(Broken, match="worker process was killed"):
+                sweep(workers, Folder(str(tmp_path)), [cell()])
+    assert not multiprocessing.active_children()
+
+
+def test_at_the_deadline_workers_end_with_a_checkpoint(tmp_path):
+    out, long = Folder(str(tmp_path)), cell(SGD(0.1), steps=1_000_000, points=5000)
+    waiting = [cell(SGD(0.1), seed, steps=1_000_000, points=5000) for seed in range(1, 9)]
+    with pytest.raises(OutOfTime), pool(1) as workers:
+        sweep(workers, out, [long, *waiting], deadline=time.monotonic())
+    assert checkpoints.load(out / "checkpoints", digest(long))["step"] == 200
+    assert records.read_all(out / "records") == ([], [])
+    assert len(checkpoints.names(out / "checkpoints")) < len(waiting)
+    assert not multiprocessing.active_children()
+
+
+def test_memory_is_short_in_every_librarys_words(tmp_path, monkeypatch):
+    short = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ]
+    for reason in [*short, RuntimeError("expected scalar type Float but found Double")]:
+
+        def train(*rest, reason=reason):
+            raise reason
+
+        monkeypatch.setattr(training, "train", train)
+        ask = Folder(str(tmp_path)), cell(), print, bool
+        if reason in short:
+            assert sweep_module.finish(*ask) == sweep_module.out_of_memory(cell())
+        else:
+            with pytest.raises(RuntimeError, match="scalar type"):
+                sweep_module.finish(*ask)
+
+
 def test_missing_are_those_without_a_readable_record(tmp_path):
+    folder = Folder(str(tmp_path))
     kept, damaged, absent = (cell(TWO_UNITS, seed) for seed in range(3))
     result = train(kept)
-    records.save(tmp_path, kept, result)
-    records.save(tmp_path, damaged, result).write_bytes(b"PAR1")
+    records.save(folder, kept, result)
+    folder.write(f"{digest(damaged)}.parquet", b"PAR1")
     said = []
-    assert missing(tmp_path, [kept, damaged, absent, absent], said.append) == [damaged, absent]
-    assert len(said) == 1 and str(records.path_of(tmp_path, damaged)) in said[0]
+    assert missing(folder, [kept, damaged, absent, absent], said.append) == [damaged, absent]
+    assert len(said) == 1 and records.name_in(folder, damaged) in said[0]

@@ -11,9 +11,10 @@ import torch
 from rllc.lab.errors import Damaged
 from rllc.lab.files import Folder
 
-__all__ = ["load", "remove", "save"]
+__all__ = ["load", "names", "remove", "save"]
 
 SHA256_BYTES = 32
+ENDING = ".checkpoint"
 
 
 def save(folder: Folder, name: str, state: dict[str, Any]) -> None:
@@ -29,7 +30,7 @@ def save(folder: Folder, name: str, state: dict[str, Any]) -> None:
 
 
 def load(folder: Folder, name: str) -> dict[str, Any] | None:
-    """The state of a run, or None if there is no checkpoint of it.
+    """The state of a run, its tensors on the CPU, or None if there is no checkpoint of it.
 
     Raises:
         Damaged: the file is truncated or altered.
@@ -41,7 +42,12 @@ def load(folder: Folder, name: str) -> dict[str, Any] | None:
     known, body = content[:SHA256_BYTES], content[SHA256_BYTES:]
     if hashlib.sha256(body).digest() != known:
         raise Damaged(f"checkpoint {folder.path(_file(name))} is truncated or altered")
-    return torch.load(io.BytesIO(body), weights_only=True)
+    return torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+
+
+def names(folder: Folder) -> list[str]:
+    """The names of the runs that have a checkpoint."""
+    return [file.removesuffix(ENDING) for file in folder.names(ENDING)]
 
 
 def remove(folder: Folder, name: str) -> None:
@@ -50,4 +56,4 @@ def remove(folder: Folder, name: str) -> None:
 
 
 def _file(name: str) -> str:
-    return f"{name}.checkpoint"
+    return name + ENDING

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
         | options.Prune
     )
 
-NEEDED = ("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn", "plotly", "schedulefree")
+NEEDED = (
+    *("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn", "fsspec"),
+    *("jinja2", "plotly", "schedulefree"),
+)
 
 DESCRIPTION = """Optimizers with memory that learn how to use it.
 
@@ -88,7 +91,8 @@ def _run(command: Command) -> int:
 
 
 def _experiment(command: Command, console: Console) -> None:
-    from rllc.lab import compare, options, results, run, runs
+    from rllc.lab import compare, options, run, runs
+    from rllc.lab.evidence import results
 
     match command:
         case options.Compare():

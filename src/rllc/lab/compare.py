@@ -16,8 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rllc.lab import checks, data, figures
+from rllc.lab import checks, data
 from rllc.lab.errors import Broken, Refused
+from rllc.lab.evidence import figures
 from rllc.lab.files import Folder, replacing
 from rllc.lab.optimizers import DEFAULTS, Rates, named, rates_of, trials
 from rllc.lab.options import Compare

@@ -62,12 +62,17 @@ class Folder:
     def absolute(self) -> Folder:
         """The same folder, for a process whose working directory is another."""
         fs, root = self._place
-        return Folder(fs.unstrip_protocol(root))
+        return Folder(root) if isinstance(fs, LocalFileSystem) else self
 
     def path(self, name: str) -> str:
         """Where a file is, for messages."""
         fs, root = self._place
-        return f"{root}/{name}" if isinstance(fs, LocalFileSystem) else f"{self.url.rstrip('/')}/{name}"
+        return f"{root}/{name}" if isinstance(fs, LocalFileSystem) else (self / name).url
+
+    def is_there(self) -> bool:
+        """Whether there is such a folder."""
+        fs, root = self._place
+        return fs.isdir(root)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -77,7 +82,7 @@ class Folder:
     def names(self, ending: str) -> list[str]:
         """The names of the finished files with this ending, sorted; none if there is no such folder."""
         fs, root = self._place
-        if not fs.exists(root):
+        if not self.is_there():
             return []
         names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
         return sorted(name for name in names if name.endswith(ending) and not name.startswith("."))
@@ -117,7 +122,7 @@ class Folder:
     def abandoned(self) -> list[str]:
         """The names of partial files that nobody has written to for an hour."""
         fs, root = self._place
-        if not fs.isdir(root):
+        if not self.is_there():
             return []
         names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
         before = datetime.datetime.now(datetime.UTC) - ABANDONED
@@ -129,8 +134,9 @@ class Folder:
 def split(url: str) -> tuple[Folder, str]:
     """The folder of a file and its name in it."""
     fs, path = fsspec.url_to_fs(url)
-    folder, _, name = path.rpartition("/")
-    return Folder(fs.unstrip_protocol(folder)), name
+    parent = fs._parent(path)
+    folder = Folder(parent if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(parent))
+    return folder, path.rsplit("/", 1)[-1]
 
 
 def _partial(name: str) -> str:

@@ -11,6 +11,7 @@ anything else is a memory in the paper's notation, for RLLC.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -268,6 +269,7 @@ def named(text: str) -> str:
         raise Refused(f"optimizer {text!r}: {reason}") from None
 
 
+@functools.cache
 def trials(name: str, rates: Rates) -> tuple[Setting, ...]:
     """The settings to try for an optimizer, in the order in which ties are decided."""
     if name in ONE_RATE:
@@ -277,6 +279,7 @@ def trials(name: str, rates: Rates) -> tuple[Setting, ...]:
     return _two_rates(name, rates.lr or RLLC_LR, HYPER_LR if name == HYPERGRADIENT else law_lrs)
 
 
+@functools.cache
 def paper_trials(name: str) -> tuple[Setting, ...]:
     """The settings of the paper's grids (A.5.2): 15 learning rates, or 6 by 3 where there are two rates."""
     if name in ONE_RATE:

@@ -2,8 +2,8 @@
 
     save(folder, cell, result)      to a temporary name, flushed, then renamed: never half a record
     find(folder, cell)              the Record, None if there is none, or Damaged
-    read_all(folder)                every Record of a folder, and what could not be read
-    pack(records)                   many records as the bytes of one Parquet file, which read_all reads too
+    read_all(folder)                every Record of a folder's files, and what could not be read
+    pack(records), unpack(content)  many records as the bytes of one Parquet file, and back
 
 The columns (steps, losses, accuracies, law) are lists over the evaluation points, so that a query over
 `folder/*.parquet` has one row for each run. Several writers may share a folder.
@@ -31,9 +31,22 @@ import torch
 from rllc.lab.errors import Damaged
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import name_of
-from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest
+from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, digest_of
 
-__all__ = ["Damaged", "Record", "find", "name_in", "pack", "read", "read_all", "save"]
+__all__ = [
+    "ENDING",
+    "Damaged",
+    "Foreign",
+    "Record",
+    "find",
+    "name_in",
+    "pack",
+    "read",
+    "read_all",
+    "save",
+    "unpack",
+    "write",
+]
 
 ENDING = ".parquet"
 
@@ -72,6 +85,10 @@ SMALL = {
 }
 
 
+class Foreign(Damaged):
+    """A record that is whole but of another version of the engine."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A finished run: its cell, what came of it, when (UTC, ISO 8601) and where it was made."""
@@ -100,8 +117,16 @@ def save(folder: Folder, cell: Cell, result: Result) -> None:
     Raises:
         OSError: the folder cannot be written or is full; no record is left then.
     """
-    here = Record(cell, result, _versions(), _commit(), _hardware(), _now())
-    folder.write(_file(cell), pack([here]))
+    write(folder, Record(cell, result, _versions(), _commit(), _hardware(), _now()))
+
+
+def write(folder: Folder, record: Record) -> None:
+    """Write a record as it is; replaces one of the same cell.
+
+    Raises:
+        OSError: as `save`.
+    """
+    folder.write(_file(record.cell), pack([record]))
 
 
 def find(folder: Folder, cell: Cell) -> Record | None:
@@ -119,22 +144,22 @@ def read(folder: Folder, cell: Cell) -> Record:
     Raises:
         Damaged: there is no such file, or it is truncated, altered or of another configuration.
     """
-    (record,) = _records(folder, _file(cell))
-    if record.cell != cell:
+    held = _records(folder, _file(cell))
+    if [record.cell for record in held] != [cell]:
         raise Damaged(f"record {name_in(folder, cell)} is damaged (it holds another configuration)")
-    return record
+    return held[0]
 
 
 def read_all(folder: Folder) -> tuple[list[Record], list[Damaged]]:
-    """Every record in the folder's Parquet files, each cell once, and an error for each file not readable."""
-    found: dict[Cell, Record] = {}
+    """Every record in the folder's Parquet files, and an error for each file that cannot be read."""
+    found: list[Record] = []
     damaged: list[Damaged] = []
     for name in folder.names(ENDING):
         try:
-            found |= {record.cell: record for record in _records(folder, name)}
+            found += _records(folder, name)
         except Damaged as reason:
             damaged.append(reason)
-    return list(found.values()), damaged
+    return found, damaged
 
 
 def pack(records: Sequence[Record]) -> bytes:
@@ -145,6 +170,22 @@ def pack(records: Sequence[Record]) -> bytes:
     return file.getvalue()
 
 
+def unpack(content: bytes, path: str) -> list[Record]:
+    """The records in the bytes of a Parquet file; its path is for messages.
+
+    Raises:
+        Foreign: it is whole, but of another version of the engine.
+        Damaged: it is truncated or altered.
+    """
+    try:
+        file = pa.BufferReader(content)
+        rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
+        cells = [_cell(row, path) for row in rows]
+        return [_record(cell, row) for cell, row in zip(cells, rows, strict=True)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as reason:
+        raise _damaged(path, reason) from reason
+
+
 def _file(cell: Cell) -> str:
     return digest(cell) + ENDING
 
@@ -152,16 +193,27 @@ def _file(cell: Cell) -> str:
 def _records(folder: Folder, name: str) -> list[Record]:
     """The records of one file; raises Damaged."""
     try:
-        file = pa.BufferReader(folder.read(name))
-        rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
-        return [_record(row) for row in rows]
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as reason:
-        said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
-        raise Damaged(f"record {folder.path(name)} is damaged ({said})") from reason
+        content = folder.read(name)
+    except OSError as reason:
+        raise _damaged(folder.path(name), reason) from reason
+    return unpack(content, folder.path(name))
 
 
-def _record(row: dict[str, Any]) -> Record:
-    cell = cell_of(row["configuration"])
+def _damaged(path: str, reason: Exception) -> Damaged:
+    said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
+    return Damaged(f"record {path} is damaged ({said})")
+
+
+def _cell(row: dict[str, Any], path: str) -> Cell:
+    try:
+        return cell_of(row["configuration"])
+    except ValueError as reason:
+        if digest_of(row["configuration"]) != row["digest"]:
+            raise
+        raise Foreign(f"record {path} is of another version of rllc") from reason
+
+
+def _record(cell: Cell, row: dict[str, Any]) -> Record:
     return Record(
         cell, _result(row), json.loads(row["versions"]), row["commit"], row["hardware"], row["made"]
     )

@@ -40,11 +40,11 @@ def main(options: Run, console: Console) -> None:
         except OutOfTime:
             ended = "stopped at the time limit; the same command goes on from there"
         seconds, steps = time.monotonic() - started, pool.steps()
-    console.print(
-        f"{ended}. {steps:,} steps in {seconds / 60:.1f} minutes, {steps / seconds:,.0f} a second with"
-        f" {workers} runs at a time. Next: rllc table 1 {options.out}",
-        highlight=False,
+    speed = (
+        f" {steps:,} steps in {seconds / 60:.1f} minutes, {steps / seconds:,.0f} a second." if steps else ""
     )
+    after = f" Next: rllc table 1 {options.out}"
+    console.print(f"{ended}.{speed}{after}", highlight=False, soft_wrap=True)
     if maker.lost:
         raise Broken(f"{len(maker.lost)} runs ran out of memory and are missing; try fewer --workers")
 

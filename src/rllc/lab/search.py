@@ -130,7 +130,7 @@ class Maker:
 
     def say(self, line: str) -> None:
         """One line above the progress bar."""
-        self.bar.console.print(line, markup=False, highlight=False)
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -30,9 +30,10 @@ from rllc.lab.optimizers import name_of, rates_of
 from rllc.lab.records import Record
 from rllc.lab.training import Cell
 
-__all__ = ["Outcome", "Pool", "cores", "finish", "missing", "pool", "sweep"]
+__all__ = ["Outcome", "Pool", "cores", "finish", "missing", "out_of_memory", "pool", "sweep"]
 
 POLL_SECONDS = 0.2
+NO_ROOM = ("allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 class Outcome(NamedTuple):
@@ -82,9 +83,10 @@ def sweep(
         OutOfTime: the deadline has passed; runs on their way have a checkpoint.
         Broken: a worker was killed, or a record could not be written; other records are safe.
     """
-    running = {workers.submit(out, cell): cell for cell in cells}
-    futures, lost, stopping = set(running), [], False
+    lost, stopping = [], False
     try:
+        running = {workers.submit(out, cell): cell for cell in cells}
+        futures = set(running)
         while futures:
             done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
             for future in done:
@@ -129,11 +131,16 @@ def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callabl
     except (MemoryError, RuntimeError) as reason:
         if not _is_out_of_memory(reason):
             raise
-        return Outcome(False, f"{_text(cell)} ran out of memory and has no record; try fewer --workers")
+        return out_of_memory(cell)
     except OSError as reason:
         why = reason.strerror or str(reason)
         raise Broken(f"cannot write to {out.url} ({why}); finished runs are kept") from None
     return Outcome(True, said)
+
+
+def out_of_memory(cell: Cell) -> Outcome:
+    """What became of a run that the machine has no room for."""
+    return Outcome(False, f"{_text(cell)} ran out of memory and has no record; try fewer --workers")
 
 
 def _drop_if_damaged(keep: Folder, cell: Cell) -> str:
@@ -188,8 +195,9 @@ def _readable(folder: Folder, cell: Cell, warn: Callable[[str], None]) -> Record
 
 
 def _is_out_of_memory(reason: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(reason, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(reason)
+    # On the CPU torch raises a plain RuntimeError, and so do CUDA's libraries.
+    said = str(reason).lower()
+    return isinstance(reason, MemoryError | torch.OutOfMemoryError) or any(part in said for part in NO_ROOM)
 
 
 def _text(cell: Cell) -> str:

@@ -53,6 +53,7 @@ __all__ = [
     "canonical",
     "cell_of",
     "digest",
+    "digest_of",
     "evaluation_steps",
     "points_for",
     "train",
@@ -158,7 +159,12 @@ def canonical(cell: Cell) -> str:
 
 def digest(cell: Cell) -> str:
     """32 hexadecimal digits that name the cell."""
-    return hashlib.sha256(canonical(cell).encode()).hexdigest()[:32]
+    return digest_of(canonical(cell))
+
+
+def digest_of(text: str) -> str:
+    """The digest of the cell of which this is the canonical text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cell_of(text: str) -> Cell:

@@ -1,0 +1,253 @@
+"""Time and FLOPs of each optimizer against torch's and optax's own (arXiv 2402.15262, A.4.2 and Figure 3).
+
+    .venv/bin/python benchmarks/cost.py [--out results] [--tasks cifar10-mlp ...] [--rounds N]
+
+Needs no data, a quiet machine and about five minutes. Timings are paired: in each round every optimizer does
+a few steps, in an order that changes, in one process and one thread. Writes cost.parquet after each network,
+and cost.md from it at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import platform
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from rllc.lab import networks
+from rllc.lab.checks import make_writable
+from rllc.lab.errors import Refused
+from rllc.lab.evidence import cost, timings
+from rllc.lab.evidence.timings import ALONE, STEP, Cost, Spread
+from rllc.lab.files import Folder
+from rllc.lab.optimizers import PAPER, Rates, trials
+from rllc.lab.records import _commit, _hardware, _now
+from rllc.lab.tasks import TASKS, Examples, Task
+from rllc.optax import rllc
+
+FUSED = "Adam, fused"
+OPTIMIZERS = (*PAPER[:3], FUSED, *PAPER[3:])
+IMAGE = (3, 32, 32)
+# Small: one batch is seen again and again, and should neither diverge nor be learned by heart.
+LR, LAW_LR = 1e-5, 0.003
+PACKAGES = ("rllc", "torch", "jax", "optax", "numpy")
+
+
+class Effort(NamedTuple):
+    """How many rounds, and how many steps each optimizer does in one."""
+
+    rounds: int
+    steps: int
+
+
+EFFORTS = {
+    "cifar10-mlp": {STEP: Effort(40, 10), ALONE: Effort(40, 20)},
+    "cifar10-conv": {STEP: Effort(15, 1), ALONE: Effort(40, 40)},
+    "cifar10-resnet20": {STEP: Effort(9, 1), ALONE: Effort(40, 10)},
+}
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Contender(NamedTuple):
+    """What is timed: a function that does some number of steps. For what flops are, see Cost."""
+
+    run: Callable[[int], None]
+    flops: float | None = None
+    compile_seconds: float | None = None
+
+
+def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = OPTIMIZERS) -> list[Cost]:
+    """A Cost for each optimizer as a whole training step, alone in torch, and alone in JAX if it is there."""
+    shapes = tuple(tuple(p.shape) for p in network(task).parameters())
+    in_jax = [name for name in optimizers if name != FUSED]
+    in_torch = {name: training(task, name) for name in optimizers}
+    races = {
+        (STEP, "torch"): {name: whole for name, (whole, _) in in_torch.items()},
+        (ALONE, "torch"): {name: alone for name, (_, alone) in in_torch.items()},
+        (ALONE, "jax"): {name: updating(name, shapes) for name in track(in_jax, f"{task.name}: compiling")},
+    }
+    fixed = sum(map(math.prod, shapes)), task.batch
+    made = _now(), versions(), _commit(), _hardware()
+    costs = []
+    for (what, framework), contenders in races.items():
+        times = race(contenders, efforts[what], f"{task.name}: {what}, {framework}")
+        for name, (_, *counted) in contenders.items():
+            paired = spread(times[name]), spread(times[name] / times["Adam"])
+            costs.append(
+                Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, *made)
+            )
+    return costs
+
+
+def race(contenders: dict[str, Contender], effort: Effort, title: str) -> dict[str, np.ndarray]:
+    """ms a step of each contender in each round, (rounds,); the order is shuffled in every round."""
+    names = list(contenders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:  # a first time, for what is only made then
+        contenders[name].run(effort.steps)
+    for number in track(range(effort.rounds), title):
+        random.Random(number).shuffle(names)
+        for name in names:
+            started = time.perf_counter()
+            contenders[name].run(effort.steps)
+            times[name].append(1000 * (time.perf_counter() - started) / effort.steps)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Quartiles of (rounds,) numbers."""
+    return Spread(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
+
+
+# --- PyTorch --------------------------------------------------------------------------------------
+
+
+def training(task: Task, name: str) -> tuple[Contender, Contender]:
+    """Whole steps of training; steps of the optimizer alone, with the gradient that the former left."""
+    net, examples = network(task), batch(task)
+    optimizer = torch_optimizer(name, net.parameters())
+
+    def whole(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            differentiate(net, examples)
+            optimizer.step()
+
+    def alone(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.step()
+
+    return Contender(whole, network_flops(task)), Contender(alone)
+
+
+def differentiate(net: nn.Module, examples: Examples) -> None:
+    """Forward and backward."""
+    F.cross_entropy(net(examples.images), examples.labels).backward()
+
+
+def network(task: Task) -> nn.Module:
+    """The task's network, laid out in memory as the lab's runs have it."""
+    return networks.build(task.network, IMAGE, seed=0).to(memory_format=layout(task))
+
+
+def batch(task: Task) -> Examples:
+    """Made-up images, normalised as real ones are."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(task.batch, *IMAGE, generator=generator).contiguous(memory_format=layout(task))
+    return Examples(images, torch.randint(networks.CLASSES, (task.batch,), generator=generator))
+
+
+def layout(task: Task) -> torch.memory_format:
+    """Channels last for convolutions."""
+    return torch.contiguous_format if task.network == "mlp" else torch.channels_last
+
+
+def torch_optimizer(name: str, params: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """As in the lab's runs."""
+    if name == FUSED:
+        return torch.optim.Adam(params, lr=LR, fused=True)
+    return trials(name, Rates((LR,), (LAW_LR,)))[0].build(params)
+
+
+@functools.cache
+def network_flops(task: Task) -> float:
+    """Of matrix products and convolutions, forward and backward, for one batch."""
+    with FlopCounterMode(display=False) as counter:
+        differentiate(network(task), batch(task))
+    return float(counter.get_total_flops())
+
+
+# --- JAX ------------------------------------------------------------------------------------------
+
+
+def updating(name: str, shapes: Shapes) -> Contender:
+    """Updates of parameters of these shapes with a made-up gradient."""
+    tx, keys = transformation(name), jax.random.split(jax.random.key(0), len(shapes))
+    gradient = [0.01 * jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    params = [jnp.zeros(shape) for shape in shapes]
+    state = tx.init(params)
+    started = time.perf_counter()
+    update = compiled(tx, gradient, state, params)
+    seconds, counted = time.perf_counter() - started, update.cost_analysis()
+
+    def run(steps: int) -> None:
+        nonlocal params, state
+        for _ in range(steps):
+            params, state = update(gradient, state, params)
+        jax.block_until_ready(params)
+
+    return Contender(run, counted["flops"] + counted.get("transcendentals", 0.0), seconds)
+
+
+def compiled(
+    tx: optax.GradientTransformation, gradient: list, state: optax.OptState, params: list
+) -> jax.stages.Compiled:
+    """(gradient, state, params) -> (params, state) for one thread; state and params are overwritten."""
+
+    def update(g: list, state: optax.OptState, params: list) -> tuple[list, optax.OptState]:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(update, donate_argnums=(1, 2)).lower(gradient, state, params)
+    return lowered.compile({"xla_cpu_multi_thread_eigen": False})
+
+
+def transformation(name: str) -> optax.GradientTransformation:
+    """optax's own of that name, or RLLC with that memory."""
+    baselines = {"SGD": optax.sgd(LR), "momentum SGD": optax.sgd(LR, momentum=0.9), "Adam": optax.adam(LR)}
+    return baselines.get(name) or rllc(name, LR, LAW_LR)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what is measured."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--tasks", nargs="+", choices=EFFORTS, default=EFFORTS, help="only these networks")
+    parser.add_argument("--rounds", type=int, help="of each measurement, instead of as many as suit it")
+    options = parser.parse_args()
+    folder = Folder(str(options.out))
+    try:
+        make_writable(folder)
+    except Refused as reason:
+        parser.error(str(reason))
+    torch.set_num_threads(1)
+    jax.config.update("jax_platforms", "cpu")
+    costs: list[Cost] = []
+    for task in options.tasks:
+        efforts = {what: Effort(options.rounds or e.rounds, e.steps) for what, e in EFFORTS[task].items()}
+        costs += measure(TASKS[task], efforts)
+        timings.save(folder, costs)
+    text = cost.markdown(costs)
+    folder.write("cost.md", text.encode())
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""README's and docs/results.md's numbers, tables and pictures, made again from the committed records.
+
+    .venv/bin/python benchmarks/results.py        (or: make results)
+
+Between <!-- made: NAME --> and <!-- end --> stands what BLOCKS[NAME] makes of `results/paper.parquet`, the
+records of `rllc run`, merged; pictures go to results/. A test compares the texts with what would be made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rllc.lab import runs
+from rllc.lab.evidence import claims, figures, tables
+from rllc.lab.evidence.results import write_picture
+from rllc.lab.files import replacing
+from rllc.lab.records import Record
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "results" / "paper.parquet"
+TEXTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+FIGURES = (1, 2, 4, 5)
+
+Records = Sequence[Record]
+
+
+def _table(which: int | str, reading: str, against: bool = False) -> Callable[[Records], str]:
+    def made(records: Records) -> str:
+        table = tables.table(which, records, reading, "paper" if against else None)
+        return tables.render(table, "markdown")
+
+    return made
+
+
+def _file(name: str) -> Callable[[Records], str]:
+    """A table that another command wrote, without its pictures."""
+    return lambda records: re.sub(r"\n!\[.*\n", "", (ROOT / "results" / name).read_text())
+
+
+def _in_short(records: Records) -> str:
+    return "\n".join(f"- {v.claim} **{v.verdict.capitalize()}.**" for v in claims.verdicts(records))
+
+
+BLOCKS: dict[str, Callable[[Records], str]] = {
+    "verdicts": lambda records: claims.markdown(claims.verdicts(records)),
+    "verdicts in short": _in_short,
+    "table 1": _table(1, "validation", against=True),
+    "table 2": _table(2, "all", against=True),
+    "accuracies": _table(2, "last"),
+    "controls": _table("controls", "all"),
+    "controls at the end": _table("controls", "last"),
+    "units": _table("units", "all"),
+    "shakespeare": _table("shakespeare", "all"),
+    "cost": _file("cost.md"),
+    "convex": _file("convex.md"),
+    "compare digits-mlp": _file("compare-digits-mlp.md"),
+}
+BLOCK = re.compile(r"<!-- made: (?P<name>.+?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def filled(text: str, records: Records) -> str:
+    """The text with every block made again."""
+
+    def block(found: re.Match[str]) -> str:
+        name = found["name"]
+        return f"<!-- made: {name} -->\n\n{BLOCKS[name](records).strip()}\n\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> None:
+    """Write all of it."""
+    records, _ = runs.gather(str(RECORDS))
+    for number in FIGURES:
+        write_picture(ROOT / "results" / f"figure{number}.png", figures.figure(number, records))
+    for path in TEXTS:
+        text = filled(path.read_text(), records)
+        with replacing(path) as file:
+            file.write(text.encode())
+        print(f"{path.relative_to(ROOT)}: {len(BLOCK.findall(text))} blocks")
+
+
+if __name__ == "__main__":
+    main()

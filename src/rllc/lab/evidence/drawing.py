@@ -1,0 +1,135 @@
+"""What pictures share: colours the colour-blind can tell apart, lines with bands, labels at their ends."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from sklearn.isotonic import isotonic_regression
+
+from rllc.lab.selection import Row
+from rllc.notation import parse
+
+__all__ = [
+    "FAINT",
+    "INK",
+    "UNITS",
+    "colours",
+    "label_ends",
+    "line",
+    "plain",
+    "spread",
+    "title",
+    "unit_names",
+    "values",
+]
+
+Array = NDArray[np.float64]
+
+# Okabe and Ito's colours and three more: as many as the paper has optimizers. Baselines are always these;
+# memories take the others in order.
+BASELINES = {"SGD": "#8A8A8A", "momentum SGD": "#56B4E9", "Adam": "#000000"}
+MEMORIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#6A4C93", "#7F5539", "#882255")
+UNITS = ("-", "--", ":", "-.")
+INK, FAINT = "#222222", "#DDDDDD"
+LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each optimizer, baselines always the same."""
+    rest = itertools.cycle(MEMORIES)
+    return {name: BASELINES.get(name) or next(rest) for name in names}
+
+
+def unit_names(memory: str) -> list[str]:
+    """A name for each unit of a memory in canonical notation: its block, and which of the block's units."""
+    return [name for block in memory.split(" + ") for name in _names_in(block)]
+
+
+def _names_in(block: str) -> list[str]:
+    k = parse(block).k
+    return [block] if k == 1 else [f"{block}  $m_{{{j}}}$" for j in range(1, k + 1)]
+
+
+def spread(places: Sequence[float], room: float) -> list[float]:
+    """The ascending places moved apart to be at least `room` from each other, as little as that takes."""
+    least = room * np.arange(len(places))
+    return (isotonic_regression(np.asarray(places) - least) + least).tolist()
+
+
+def values(row: Row, name: str) -> Array:
+    """One column of the points: (seeds, points), or (seeds, points, k) for the law."""
+    return np.array([[getattr(point, name) for point in record.result.points] for record in row.records])
+
+
+def line(
+    axes: Axes,
+    steps: Array,
+    values: Array,
+    colour: str,
+    style: str = "-",
+    label: str = "",
+    band: float = 0.12,
+) -> None:
+    """The mean of values (seeds, points), and a band of that opacity from the smallest to the largest."""
+    axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=band, linewidth=0)
+    axes.plot(steps, values.mean(0), style, color=colour, linewidth=1.7, label=label)
+
+
+def title(axes: Axes, text: str, colour: str = INK) -> None:
+    """A small title at the left."""
+    axes.set_title(text, loc="left", fontsize=10, color=colour)
+
+
+def plain(axes: Axes, x: str = "steps") -> None:
+    """Two spines, a faint grid, thousands with commas."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(x=0)
+    axes.set_xlabel(x, fontsize=9, color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def window(curves: Sequence[Array]) -> tuple[float, float]:
+    """Where curves (seeds, points) differ: from what half of them reach in a fifth of the run, ends in view.
+
+    An end far below the others is left out of view, or all that is above it would look the same.
+    """
+    early = np.median([values.mean(0)[max(1, values.shape[1] // 5)] for values in curves])
+    ends = [values[:, -1].min() for values in curves]
+    high = max(values.max() for values in curves)
+    far = np.median(ends) - 5 * (high - np.median(ends) + 0.5)
+    low = max(min(early, *ends), far)
+    room = 0.04 * max(high - low, 0.5)
+    return low - room, high + room
+
+
+def label_ends(
+    axes: Axes,
+    ends: Mapping[str, float],
+    colour: Mapping[str, str],
+    digits: int = 1,
+    size: float = 9.5,
+    room: float = 0.042,
+) -> None:
+    """Names and values at the right ends of curves, at least `room` of the height from each other."""
+    low, high = axes.get_ylim()
+    names = sorted(ends, key=lambda name: ends[name])
+    at = [max(0.0, (ends[name] - low) / (high - low)) for name in names]
+    for name, end, place in zip(names, at, spread(at, room), strict=True):
+        axes.annotate(
+            f"{name}  {f'{ends[name]:.{digits}f}'.replace('-', '−')}",
+            (1, end),
+            (1.03, place),
+            xycoords="axes fraction",
+            va="center",
+            fontsize=size,
+            color=colour[name],
+            arrowprops=LEADER | {"color": colour[name]},
+        )

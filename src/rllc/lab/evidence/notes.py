@@ -1,0 +1,139 @@
+"""What has to be said below a table, read off its rows and records: how long, how many, chosen how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rllc.lab.evidence import paper
+from rllc.lab.evidence.outcomes import Rows, steps_on, tasks_in
+from rllc.lab.optimizers import rates_of
+from rllc.lab.selection import Row, finished
+from rllc.lab.studies import PAPER_TASKS, Study
+
+__all__ = ["READING_NAMES", "notes", "reading_note", "steps_note"]
+
+READING_NAMES = {"last": "last iterate", "validation": "best validation", "best": "best on test"}
+MEANS = {
+    "last": "last iterate: after the last step.",
+    "validation": "best validation: at the evaluation of best validation accuracy.",
+    "best": "best on test: the least loss and the largest accuracy of all evaluations on test data, each its"
+    " own, which no user could have picked.",
+}
+FEW = 4  # exceptions that are named; more are counted
+
+
+def notes(study: Study, found: Rows) -> list[str]:
+    """Sentences on the rows of a study: steps, seeds, choice of rates, what diverged, what is missing."""
+    said = steps_note(found), _seeds(found), _rates(study, found), _edges(found), _diverged(found)
+    return [note for note in (*said, _absent(study, found), _made(found)) if note]
+
+
+def reading_note(readings: Sequence[str]) -> str:
+    """What the readings shown mean."""
+    text = " ".join(MEANS[which] for which in readings)
+    return text[0].upper() + text[1:]
+
+
+def steps_note(found: Rows) -> str:
+    """How many steps each task's runs have; fewer than the paper's are called shortened."""
+    tasks_of: dict[int, list[str]] = {}
+    for task in tasks_in(found):
+        tasks_of.setdefault(steps_on(found, task), []).append(task)
+    return f"Steps: {'; '.join(_length(steps, tasks) for steps, tasks in tasks_of.items())}."
+
+
+def _length(steps: int, tasks: Sequence[str]) -> str:
+    short = steps < paper.STEPS and any(task in PAPER_TASKS for task in tasks)
+    label = f" (shortened: the paper has {paper.STEPS:,})" if short else ""
+    return f"{steps:,}{label} on {', '.join(tasks)}"
+
+
+def _seeds(found: Rows) -> str:
+    counts = {key: len(row.records) for key, row in found.items() if row.records}
+    most = max(counts.values(), default=0)
+    fewer = [f"{name} on {task} ({counts[task, name]})" for task, name in counts if counts[task, name] < most]
+    spread = f"Means over {most} seeds, ± their standard deviation (with n − 1)" if most > 1 else "One seed"
+    return f"{spread}{f'; fewer for {_named(fewer)}' if fewer else ''}."
+
+
+def _rates(study: Study, found: Rows) -> str:
+    counts: dict[int, set[int]] = {}
+    for row in found.values():
+        counts.setdefault(len(row.tried), set()).add(len(row.in_full))
+    text = "Rates: the one of best validation accuracy with seed 0"
+    if any(min(full) < n for n, full in counts.items()):
+        ran = " and ".join(f"{_range(full)} of {n}" for n, full in sorted(counts.items()))
+        text += f", chosen by successive halving: {ran} ran all steps"
+    else:
+        text += f", of {' or '.join(map(str, sorted(counts)))} tried"
+    partly = [
+        f"{name} on {task} ({len(row.tried)} of {len(study.trials(name))})"
+        for (task, name), row in found.items()
+        if name in study.optimizers and len(row.tried) < len(study.trials(name))
+    ]
+    return f"{text}.{f' Only part of the grid has been tried for {_named(partly)}.' if partly else ''}"
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _edges(found: Rows) -> str:
+    chosen = [row for row in found.values() if row.records]
+    edge = sum(_at_edge(row) for row in chosen)
+    more = "a wider grid may do better there"
+    return (
+        f"In {edge} of {len(chosen)} cells a chosen rate is at the edge of its grid: {more}." if edge else ""
+    )
+
+
+def _at_edge(row: Row) -> bool:
+    """Whether the smallest or the largest of the values tried was chosen, of either rate."""
+    chosen, tried = rates_of(row.records[0].cell.setting), map(rates_of, row.tried)
+    columns = (sorted({rate for rate in column if rate is not None}) for column in zip(*tried, strict=True))
+    return any(len(c) > 1 and rate in (c[0], c[-1]) for rate, c in zip(chosen, columns, strict=True))
+
+
+def _diverged(found: Rows) -> str:
+    lost = [
+        f"{name} on {task} ({gone} of {len(row.records)} seeds)"
+        for (task, name), row in found.items()
+        if row.records and (gone := len(row.records) - len(finished(row.records)))
+    ]
+    none = [f"{name} on {task}" for (task, name), row in found.items() if not row.records]
+    said = [f"† diverged and left out of the mean: {_named(lost)}." if lost else ""]
+    said += [f"Every rate that ran all steps diverged: {_named(none)}." if none else ""]
+    return " ".join(filter(None, said))
+
+
+def _absent(study: Study, found: Rows) -> str:
+    tasks = tasks_in(found)
+    gone = [task for task in study.tasks if task not in tasks]
+    holes = [
+        f"{name} on {t}"
+        for t in study.tasks
+        if t in tasks
+        for name in study.optimizers
+        if (t, name) not in found
+    ]
+    said = [
+        f"– no run of all steps: {_named(holes)}." if holes else "",
+        f"Tasks not run: {', '.join(gone)}." if gone else "",
+    ]
+    return " ".join(filter(None, said))
+
+
+def _made(found: Rows) -> str:
+    records = [record for row in found.values() for record in row.records]
+    torch = sorted({record.versions.get("torch", "?") for record in records})
+    devices = sorted({record.cell.device for record in records})
+    return (
+        f"From {len(records)} records made with torch {', '.join(torch)} on {', '.join(devices)}."
+        if records
+        else ""
+    )
+
+
+def _named(texts: Sequence[str]) -> str:
+    return ", ".join(texts) if len(texts) <= FEW else f"{', '.join(texts[:FEW])} and {len(texts) - FEW} more"

@@ -1,0 +1,91 @@
+"""`rllc table`, `rllc figure`, `rllc report`: what records say, printed, drawn and written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure as Drawing
+from rich.console import Console
+
+from rllc.lab import runs
+from rllc.lab.errors import Damaged, Refused
+from rllc.lab.evidence import cost, figures, report, tables
+from rllc.lab.files import replacing
+from rllc.lab.options import Figure, Report, Table
+from rllc.lab.records import Record
+
+__all__ = ["draw_figure", "print_table", "write_picture", "write_report"]
+
+COST = 3  # the figure that is made from timings, not from runs
+
+
+def print_table(options: Table, console: Console) -> None:
+    """Print a table of the paper, or of another study, for a file or a terminal of any width.
+
+    Raises:
+        Refused: there are no records, or none of that study.
+    """
+    which = options.number if options.study == "table1" else options.study
+    against = "paper" if options.against == "paper" else None
+    made = tables.table(which, _records(options.folder), options.reading, against)
+    sys.stdout.write(tables.render(made, options.format))
+
+
+def draw_figure(options: Figure, console: Console) -> None:
+    """Draw a figure of the paper.
+
+    Raises:
+        Refused: there are no records for it, or the picture cannot be written.
+    """
+    if options.number == COST:
+        drawing = cost.figure(Path(options.folder))
+    else:
+        drawing = figures.figure(options.number, _records(options.folder))
+    path = options.out or Path(f"figure{options.number}.png")
+    write_picture(path, drawing)
+    console.print(f"picture  {path}", style="bold")
+
+
+def write_report(options: Report, console: Console) -> None:
+    """Write the page.
+
+    Raises:
+        Refused: there are no records, or the page cannot be written.
+    """
+    found, damaged = runs.gather(options.folder)
+    try:
+        report.write(options.out, found, damaged)
+    except OSError as reason:
+        raise Refused(f"cannot write {options.out} ({reason.strerror}); choose another --out") from reason
+    console.print(f"page  {options.out}: {len(found):,} runs", style="bold")
+
+
+def write_picture(path: Path, drawing: Drawing) -> None:
+    """Write a figure whole or not at all, in the format of its ending.
+
+    Raises:
+        Refused: the ending is no format, or the file cannot be written.
+    """
+    kind = path.suffix.lstrip(".").lower()
+    known = FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise Refused(f"{path} does not end in a format of pictures; known are {', '.join(sorted(known))}")
+    try:
+        with replacing(path) as file:
+            drawing.savefig(file, format=kind, dpi=160)
+    except OSError as reason:
+        raise Refused(f"cannot write {path} ({reason.strerror}); choose another --out") from reason
+
+
+def _records(folder: str) -> Sequence[Record]:
+    found, damaged = runs.gather(folder)
+    for reason in damaged:
+        _warn(reason)
+    return found
+
+
+def _warn(reason: Damaged) -> None:
+    print(f"rllc: {reason}; left out", file=sys.stderr)

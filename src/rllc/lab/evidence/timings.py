@@ -1,0 +1,140 @@
+"""The time and FLOPs of a step of each optimizer, as benchmarks/cost.py measures them.
+
+save(folder, costs)     one Parquet file with a row for each Cost
+read(folder)            the Costs of a folder
+networks(costs)         the same by network and optimizer
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rllc.lab.errors import Damaged, Refused
+from rllc.lab.files import Folder
+
+__all__ = ["ALONE", "FILE", "STEP", "Cost", "Network", "Spread", "networks", "read", "save"]
+
+FILE = "cost.parquet"
+STEP, ALONE = "training step", "optimizer alone"
+
+
+class Spread(NamedTuple):
+    """The lower quartile, the median and the upper quartile over rounds."""
+
+    low: float
+    median: float
+    high: float
+
+
+class Cost(NamedTuple):
+    """One measurement: an optimizer on a network, as a whole training step or alone.
+
+    Ratios are to Adam of the same framework within the same round. FLOPs are of one step: in a training step
+    those of the network, forward and backward; of an optimizer alone in JAX those of its update.
+    """
+
+    what: str  # STEP or ALONE
+    task: str
+    optimizer: str
+    framework: str  # "torch" or "jax"
+    parameters: int
+    batch: int
+    rounds: int
+    steps: int  # in a round
+    ms: Spread  # of one step
+    ratio: Spread  # to Adam's
+    flops: float | None
+    compile_seconds: float | None
+    made: str  # UTC
+    versions: dict[str, str]
+    commit: str | None
+    hardware: str
+
+
+_SPREAD = pa.struct([(name, pa.float64()) for name in Spread._fields])
+_TYPES = {
+    **dict.fromkeys(("parameters", "batch", "rounds", "steps"), pa.int64()),
+    **dict.fromkeys(("ms", "ratio"), _SPREAD),
+    **dict.fromkeys(("flops", "compile_seconds"), pa.float64()),
+}
+SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in Cost._fields])
+
+
+def save(folder: Folder, costs: Sequence[Cost]) -> None:
+    """Write the measurements, in place of those that were there.
+
+    Raises:
+        OSError: the folder cannot be written, or is full; what was there before is still there.
+    """
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([_row(cost) for cost in costs], schema=SCHEMA), file)
+    folder.write(FILE, file.getvalue())
+
+
+def read(folder: Folder) -> list[Cost]:
+    """The measurements in a folder.
+
+    Raises:
+        Refused: there are none.
+        Damaged: they cannot be read.
+    """
+    if not folder.exists(FILE):
+        remedy = f"python benchmarks/cost.py --out {folder.url}"
+        raise Refused(f"there are no timings of optimizers in {folder.url}; make them with: {remedy}")
+    try:
+        file = pa.BufferReader(folder.read(FILE))
+        return [_cost(row) for row in pq.read_table(file, schema=SCHEMA).to_pylist()]
+    except (OSError, ValueError, TypeError, pa.ArrowException) as reason:
+        said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
+        raise Damaged(f"{folder.path(FILE)} is damaged ({said})") from reason
+
+
+def _row(cost: Cost) -> dict[str, Any]:
+    parts = {"ms": cost.ms._asdict(), "ratio": cost.ratio._asdict(), "versions": json.dumps(cost.versions)}
+    return cost._asdict() | parts
+
+
+def _cost(row: dict[str, Any]) -> Cost:
+    spreads = {name: Spread(**row[name]) for name in ("ms", "ratio")}
+    return Cost(**row | spreads | {"versions": json.loads(row["versions"])})
+
+
+class Network(NamedTuple):
+    """The measurements on one network: each optimizer in a training step, alone in PyTorch, alone in JAX."""
+
+    task: str
+    step: dict[str, Cost]
+    torch: dict[str, Cost]
+    jax: dict[str, Cost]
+
+    @property
+    def memories(self) -> list[str]:
+        """The optimizers that are RLLC."""
+        return [name for name in self.step if "(" in name]
+
+    @property
+    def flops(self) -> float:
+        """Of the network, forward and backward, for one batch."""
+        return self.step["Adam"].flops or 0.0
+
+    def update_flops(self, name: str) -> float:
+        """Of the optimizer's update."""
+        return self.jax[name].flops or 0.0
+
+
+def networks(costs: Sequence[Cost]) -> list[Network]:
+    """The measurements by network and optimizer, in the order in which they were made."""
+
+    def of(*kind: str) -> dict[str, Cost]:
+        return {cost.optimizer: cost for cost in costs if (cost.task, cost.what, cost.framework) == kind}
+
+    return [
+        Network(task, of(task, STEP, "torch"), of(task, ALONE, "torch"), of(task, ALONE, "jax"))
+        for task in dict.fromkeys(cost.task for cost in costs)
+    ]
