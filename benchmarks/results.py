@@ -53,7 +53,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "controls at the end": _table("controls", "last"),
     "units": _table("units", "all"),
     "shakespeare": _table("shakespeare", "all"),
-    "cost": _file("cost.md"),
+    "cost": _file("cost/cost.md"),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),
 }

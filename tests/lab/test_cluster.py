@@ -1,7 +1,7 @@
 """Runs on a Ray cluster of two nodes give what this process gives; lost workers and clusters are no loss."""
 
+import importlib
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +23,8 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from rllc.lab import cluster  # noqa: E402
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def killed(when):
             evaluations.append(steps)
             if len(evaluations) == 3 and when(Path(out.url) / "was killed"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            ray.get(progress.add.remote(steps))
+            progress.add.remote(steps).future().result()
 
         evaluations = []
         return sweep.finish(out, cell, add, lambda: False)
@@ -116,7 +118,7 @@ def test_at_the_deadline_runs_end_with_a_checkpoint_and_none_begin(workers, tmp_
     out, long = Folder(str(tmp_path)), {"steps": 1_000_000, "points": 5000}
     cells = [cell(SGD(0.1), seed, **long) for seed in range(6)]
     with pytest.raises(OutOfTime):
-        sweep.sweep(cluster._Cluster(), out, cells, deadline=time.monotonic() + 2)
+        sweep.sweep(cluster._Cluster(), out, cells, deadline=time.monotonic() + 0.5)
     begun = {
         name: checkpoints.load(out / "checkpoints", name)["step"]
         for name in checkpoints.names(out / "checkpoints")
@@ -159,10 +161,20 @@ def test_where_there_is_no_cluster_it_says_so_at_once(address):
         cluster._connect(address, 0)
 
 
+def test_a_cluster_that_wants_a_token_says_what_to_set():
+    refused = ConnectionError("Failed to connect to Ray cluster at head:6379")
+    refused.__cause__ = RuntimeError(
+        "Traceback ...\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken"
+    )
+    said = cluster._unreachable("head:6379", refused)
+    assert "'head:6379' wants a token; set RAY_AUTH_MODE=token" in said and "\n" not in said
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "rllc.lab.cluster")
     with pytest.raises(Refused, match=r"pip install 'rllc\[cluster\]'"):
-        runpy.run_module("rllc.lab.cluster")
+        importlib.import_module("rllc.lab.cluster")
 
 
 # A test run in the background ignores SIGINT, and a child inherits that.
@@ -187,20 +199,22 @@ def processes_with(mark):
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 def test_ctrl_c_ends_a_local_cluster_with_all_its_processes(tmp_path):
-    ask = ["run", "units", "--tasks", "digits-mlp", "--optimizers", "sgd", "--steps", "20000"]
+    ask = ["run", "units", "--tasks", "digits-mlp", "--optimizers", "sgd", "--steps", "300", "--seeds", "99"]
     ask += ["--device", "cpu", "--cluster", "local", "--workers", "1", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE, *ask],
-        env=os.environ | {"RLLC_TEST": str(tmp_path)},
+        env=os.environ
+        | {"RLLC_TEST": str(tmp_path), "HOME": str(tmp_path / "home")},  # Ray puts a token there
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 300
-    while len(processes_with(str(tmp_path))) < 4 and time.monotonic() < deadline:
+    while not list(tmp_path.glob("records/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert len(processes_with(str(tmp_path))) >= 4  # this one, Ray's head and node, a worker
     os.kill(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "rllc: stopped; finished runs are kept, the same command goes on from there\n"
     while processes_with(str(tmp_path)) and time.monotonic() < deadline:

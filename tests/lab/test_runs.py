@@ -211,6 +211,15 @@ def test_checkpoints_of_unfinished_runs_come_along_the_further_one(tmp_path):
     assert checkpoints.load(out / "checkpoints", digest(GOOD.cell)) == {"step": 200}  # has its record
 
 
+def test_a_folder_of_which_no_run_has_ended_yet_is_merged_too(tmp_path):
+    slice1, out = Folder(f"{tmp_path}/1"), Folder(f"{tmp_path}/out")
+    checkpoints.save(slice1 / "checkpoints", "ab" * 16, {"step": 100})
+    assert said(runs.merge, Merge((slice1.url,), out.url)) == [f"{out.url}: 0 runs, 0 of them new"]
+    assert checkpoints.load(out / "checkpoints", "ab" * 16) == {"step": 100}
+    with pytest.raises(Refused, match="there are no records in"):
+        runs.merge(Merge((f"{tmp_path}/2",), out.url), Console())
+
+
 def rubbish(tmp_path, monkeypatch):
     """A folder with everything in it; the files that ought to go, and all those that ought to stay."""
     folder = put(tmp_path, GOOD, BETTER)
@@ -266,3 +275,5 @@ def test_a_record_under_anothers_name_is_rubbish(tmp_path):
 def test_prune_wants_a_folder(tmp_path):
     with pytest.raises(Refused, match="there is no folder"):
         runs.prune(Prune(str(tmp_path / "nothing")), Console())
+    with pytest.raises(Refused, match="cannot read no-protocol://x"):
+        runs.prune(Prune("no-protocol://x"), Console())

@@ -34,6 +34,12 @@ def test_validation_chooses_and_all_seeds_of_the_chosen_are_in_the_row():
     assert ("digits-mlp", "Adam") not in rows(STUDY, made)
 
 
+def test_a_seed_on_two_devices_counts_once():
+    made = run(0.1, 0.8)
+    elsewhere = dataclasses.replace(made, cell=dataclasses.replace(made.cell, device="cuda"))
+    assert len(rows(STUDY, [made, elsewhere])["digits-mlp", "SGD"].records) == 1
+
+
 def test_runs_of_rungs_and_of_other_grids_are_not_runs_in_full():
     made = [run(0.1, 0.5), run(0.2, 0.9, steps=300, points=10), run(0.7, 0.99)]
     row = rows(STUDY, made)["digits-mlp", "SGD"]

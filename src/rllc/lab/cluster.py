@@ -76,10 +76,19 @@ def _connect(address: str, workers: int) -> None:
             logging_level=logging.ERROR,
         )
     except (OSError, RuntimeError, ValueError) as reason:
-        raise Refused(
-            f"there is no Ray cluster at {address!r} ({_line(reason)}); use --cluster local, or start one"
-            " with `ray start --head` and give its host:port"
-        ) from None
+        raise Refused(_unreachable(address, reason)) from None
+
+
+def _unreachable(address: str, reason: Exception) -> str:
+    if "AuthenticationError" in str(reason.__cause__):
+        return (
+            f"the Ray cluster at {address!r} wants a token; set RAY_AUTH_MODE=token and put the token into"
+            " ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+    return (
+        f"there is no Ray cluster at {address!r} ({_line(reason)}); use --cluster local, or start one with"
+        " `ray start --head` and give its host:port"
+    )
 
 
 def _knock(address: str) -> None:
@@ -178,7 +187,8 @@ class _Progress:
 
 def _finish(out: Folder, cell: Cell, progress: Any) -> Outcome:
     def stopping() -> bool:
-        return ray.get(progress.stopping.remote())
+        # Not ray.get: while that waits, Ray gives the core away to one run more.
+        return progress.stopping.remote().future().result()
 
     if stopping():  # while this one was waiting for a core
         return Outcome(False)

@@ -8,7 +8,6 @@ Records lie in FOLDER/records, or in FOLDER itself, or FOLDER is one Parquet fil
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import statistics
 from collections import defaultdict
@@ -19,22 +18,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rllc.lab import checkpoints, checks, records
+from rllc.lab import checkpoints, checks, one_run, records
 from rllc.lab.errors import Broken, Damaged, Refused
 from rllc.lab.files import Folder, split
 from rllc.lab.optimizers import name_of
 from rllc.lab.options import Merge, Prune, RunsList, RunsShow
 from rllc.lab.records import Foreign, Record
 from rllc.lab.selection import best_point, choose, finished
-from rllc.lab.training import Cell, Point, canonical, digest
+from rllc.lab.training import Cell, digest
 
 __all__ = ["gather", "list_runs", "merge", "prune", "show_run"]
 
 WIDE = 200
 SHOWN_DIGITS = 8
-SHOWN_POINTS = 11
+UNKNOWN = ImportError, ValueError  # what fsspec raises for a protocol it does not know
 RECORD = re.compile(r"[0-9a-f]{32}\.parquet")  # what is named otherwise is not ours to delete
-BARS = "▁▂▃▄▅▆▇█"
 
 
 def gather(folder: str) -> tuple[list[Record], list[Damaged]]:
@@ -74,15 +72,7 @@ def show_run(options: RunsShow, console: Console) -> None:
         Refused: there is no such run, or more than one.
     """
     found, _ = gather(options.folder)
-    record = _only(options, {digest(record.cell): record for record in found})
-    cell, result = record.cell, record.result
-    _say(console, f"{_title(cell)}, {cell.steps:,} steps on {cell.device}: {_outcome(record)}\n")
-    console.print(_pairs(_origin(record)), _pairs(_flat(json.loads(canonical(cell)))))
-    console.print(_curve(result.points))
-    accuracies = [point.valid_accuracy for point in result.points]
-    _say(console, f"valid accuracy  {_sparkline(accuracies)}  {_span(accuracies)}")
-    if result.points[0].law:
-        _say(console, f"law  {_law(result.points[0])} -> {_law(result.points[-1])}")
+    one_run.show(_only(options, {digest(record.cell): record for record in found}), console)
 
 
 def merge(options: Merge, console: Console) -> None:
@@ -96,7 +86,7 @@ def merge(options: Merge, console: Console) -> None:
     """
     if not options.folders:
         raise Refused("no folder given; name those to merge: rllc runs merge FOLDER ... --out FOLDER")
-    gathered = [gather(folder) for folder in options.folders]
+    gathered = [_source(folder) for folder in options.folders]
     here = _target(options.out, console)
     _tell(console, [damaged for _, lost in gathered for damaged in lost])
     arriving = [record for found, _ in gathered for record in found]
@@ -143,7 +133,7 @@ def _all(folder: str) -> tuple[list[Record], list[Damaged]]:
         if folder.endswith(records.ENDING):
             return _of_file(*split(folder))
         (inner, lost), (outer, lost_too) = map(records.read_all, _places(folder))
-    except (OSError, ImportError, ValueError) as reason:  # fsspec has the latter two for unknown protocols
+    except (OSError, *UNKNOWN) as reason:
         raise Refused(f"cannot read {folder} ({reason})") from reason
     return inner + outer, lost + lost_too
 
@@ -223,79 +213,15 @@ def _only(options: RunsShow, named: dict[str, Record]) -> Record:
     return named[fitting[0]]
 
 
-def _title(cell: Cell) -> str:
-    return f"{name_of(cell.setting)} on {cell.task.name}, seed {cell.seed}"
-
-
-def _outcome(record: Record) -> str:
-    if record.diverged:
-        return f"diverged by step {record.result.diverged_at:,}"
-    last, best = record.result.points[-1], best_point(record)
-    return (
-        f"{100 * last.test_accuracy:.2f} % on test data at the end, {100 * best.test_accuracy:.2f} % at step"
-        f" {best.step:,}, where validation is best"
-    )
-
-
-def _origin(record: Record) -> Iterator[tuple[str, str]]:
-    result = record.result
-    yield "digest", digest(record.cell)
-    yield "made", f"{record.made} in {result.seconds:.1f} s, {result.ms_per_step:.2f} ms a step"
-    yield "hardware", record.hardware
-    yield "versions", _versions(record)
-    yield "commit", record.commit or "none: not made in a git checkout"
-
-
-def _versions(record: Record) -> str:
-    return ", ".join(f"{name} {version}" for name, version in record.versions.items())
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """A JSON object as pairs of dotted names and texts."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _flat(part, f"{name}.{key}" if name else key)
-    else:
-        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for name, text in pairs:
-        grid.add_row(name, text)
-    grid.add_row("", "")
-    return grid
-
-
-def _curve(points: Sequence[Point]) -> Table:
-    last = len(points) - 1
-    places = sorted({round(i * last / (SHOWN_POINTS - 1)) for i in range(SHOWN_POINTS)})
-    shown = Table(box=box.SIMPLE_HEAD)
-    for title in ("step", "train loss", "valid loss", "valid %", "test loss", "test %", "law"):
-        shown.add_column(title, justify="right")
-    for step, train, valid_loss, valid, test_loss, test, law in (points[place] for place in places):
-        losses = ("" if loss is None else f"{loss:.4f}" for loss in (train, valid_loss, test_loss))
-        first, second, third = losses
-        texts = f"{step:,}", first, second, f"{100 * valid:.2f}", third, f"{100 * test:.2f}"
-        shown.add_row(*texts, " ".join(f"{weight:.4f}" for weight in law))
-    return shown
-
-
-def _sparkline(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    scale = (len(BARS) - 1) / (high - low or 1)
-    return "".join(BARS[round((value - low) * scale)] for value in values)
-
-
-def _span(accuracies: Sequence[float]) -> str:
-    return f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f} %"
-
-
-def _law(point: Point) -> str:
-    return f"({', '.join(f'{weight:.4g}' for weight in point.law)})"
-
-
 # Merging
+
+
+def _source(folder: str) -> tuple[list[Record], list[Damaged]]:
+    """As `gather`, but a folder of which no run has ended yet will do."""
+    found, damaged = _all(folder)
+    if not found and not checkpoints.names(Folder(folder) / "checkpoints"):
+        raise Refused(_nothing(folder, damaged))
+    return found, damaged
 
 
 def _target(out: str, console: Console) -> list[Record]:
@@ -326,7 +252,7 @@ def _numbers(record: Record) -> str:
 
 
 def _place(record: Record) -> str:
-    return f"{_versions(record)} on {record.hardware}"
+    return f"{one_run.versions(record)} on {record.hardware}"
 
 
 def _write_file(out: str, kept: dict[Cell, Record]) -> None:
@@ -370,7 +296,11 @@ def _step(folder: Folder, name: str) -> int:
 
 
 def _readable_folder(folder: str) -> str:
-    if not Folder(folder).is_there():
+    try:
+        there = Folder(folder).is_there()
+    except UNKNOWN as reason:
+        raise Refused(f"cannot read {folder} ({reason})") from reason
+    if not there:
         raise Refused(f"there is no folder {folder}; name one that `rllc run` wrote to")
     return folder
 

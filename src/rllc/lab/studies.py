@@ -113,10 +113,16 @@ def _is_in_full(record: Record) -> bool:
     return record.cell.points == points_for(record.cell.steps)
 
 
+def _is_of(record: Record, best: Record) -> bool:
+    """The same run but for the seed; one on another device would count a seed twice."""
+    same = record.cell.setting == best.cell.setting
+    return same and record.cell.device == best.cell.device
+
+
 def _row(optimizer: str, records: Sequence[Record], steps: int) -> Row:
     ended = [record for record in records if _is_in_full(record) and record.cell.steps == steps]
     in_full = tuple(record.cell.setting for record in ended if record.cell.seed == 0)
     best = choose([record for record in ended if record.cell.seed == 0])
-    chosen = tuple(record for record in ended if best and record.cell.setting == best.cell.setting)
+    chosen = tuple(record for record in ended if best and _is_of(record, best))
     tried = dict.fromkeys(record.cell.setting for record in records if record.cell.seed == 0)
     return Row(optimizer, tuple(tried), chosen, in_full)

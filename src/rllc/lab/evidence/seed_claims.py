@@ -36,7 +36,7 @@ UNITS_APART = 2.0
 SIMILAR, DEARER = 1.1, 1.5  # ms/step over Adam's
 TIMED = (
     "PyTorch, with other runs beside it; on small networks it is mostly the overhead of calls. The optimizer"
-    " alone, against torch's and optax's, is what rllc bench times."
+    " alone, against torch's and optax's, is what benchmarks/cost.py times."
 )
 SIMPLEST = "M(0.9) + M(0.0)"
 
@@ -129,10 +129,16 @@ def _ranks(cells: Sequence[Cell]) -> str:
             continue
         printed = [cell.printed.accuracy for cell in here]
         ours = {which: [accuracies(cell.row, which).mean for cell in here] for which in READINGS}
-        numbers = [f"{scipy.stats.spearmanr(ours[which], printed).statistic:.2f}" for which in READINGS]
+        numbers = [_rank_correlation(ours[which], printed) for which in READINGS]
         said.append(f"{task} {' / '.join(numbers).replace('-', '−')}")
     names = " / ".join(READING_NAMES[which] for which in READINGS)
     return f"Rank correlation of the optimizers with the paper, {names}: {', '.join(said)}." if said else ""
+
+
+def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> str:
+    if len(set(a)) == 1:
+        return "none"
+    return f"{scipy.stats.spearmanr(a, b).statistic:.2f}"
 
 
 def reliability(found: Rows) -> Verdict:
