@@ -37,7 +37,7 @@ from rllc.lab.evidence import cost, timings
 from rllc.lab.evidence.timings import ALONE, STEP, Cost, Spread
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import PAPER, Rates, trials
-from rllc.lab.records import _commit, _hardware, _now
+from rllc.lab.records import now, this_commit, this_hardware
 from rllc.lab.tasks import TASKS, Examples, Task
 from rllc.optax import rllc
 
@@ -84,7 +84,7 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
         (ALONE, "jax"): {name: updating(name, shapes) for name in track(in_jax, f"{task.name}: compiling")},
     }
     fixed = sum(map(math.prod, shapes)), task.batch
-    made = _now(), versions(), _commit(), _hardware()
+    made = now(), versions(), this_commit(), this_hardware()
     costs = []
     for (what, framework), contenders in races.items():
         times = race(contenders, efforts[what], f"{task.name}: {what}, {framework}")

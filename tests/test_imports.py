@@ -26,7 +26,10 @@ ALLOWED = {
     "torch": {*ALGEBRA, "law", "memory"},
     "__init__": ALGEBRA,
 }
-FRAMEWORKS = {"torch", "jax", "optax", "matplotlib", "datasets", "tyro", "rich", "sklearn", "pyarrow"}
+FRAMEWORKS = {
+    *("torch", "jax", "optax", "matplotlib", "datasets", "tyro", "rich", "sklearn", "pyarrow"),
+    *("fsspec", "plotly", "ray", "schedulefree"),
+}
 FRAMEWORKS_OF = {"optax": {"jax", "optax"}, "torch": {"torch"}, "memoryless": {"jax"}}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -81,6 +81,13 @@ def test_a_diverged_run_stops_and_says_where():
     assert [point.step for point in result.points] == list(range(0, result.diverged_at, 100))
 
 
+def test_a_run_that_breaks_down_in_its_last_step_has_diverged_too():
+    # The loss before the first step is finite, the network after it is not.
+    result = train(cell(SGD(1e38), steps=1, points=1))
+    assert result.diverged_at == 1 and len(result.points) == 1
+    assert result.points[0].valid_loss < 10
+
+
 def test_report_hears_every_step():
     reported = []
     train(cell(steps=25, points=4), reported.append)

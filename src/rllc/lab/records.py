@@ -40,10 +40,13 @@ __all__ = [
     "Record",
     "find",
     "name_in",
+    "now",
     "pack",
     "read",
     "read_all",
     "save",
+    "this_commit",
+    "this_hardware",
     "unpack",
     "write",
 ]
@@ -117,7 +120,7 @@ def save(folder: Folder, cell: Cell, result: Result) -> None:
     Raises:
         OSError: the folder cannot be written or is full; no record is left then.
     """
-    write(folder, Record(cell, result, _versions(), _commit(), _hardware(), _now()))
+    write(folder, Record(cell, result, _versions(), this_commit(), this_hardware(), now()))
 
 
 def write(folder: Folder, record: Record) -> None:
@@ -240,7 +243,8 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -257,7 +261,7 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def _commit() -> str | None:
+def this_commit() -> str | None:
     """The git commit of this source tree, with "+" where files differ from it; None outside a checkout."""
     try:
         here = Path(__file__).parent
@@ -274,7 +278,7 @@ def _git(folder: Path, *command: str) -> str:
 
 
 @functools.cache
-def _hardware() -> str:
+def this_hardware() -> str:
     """The processor, its cores, and the GPU if there is one."""
     parts = [_processor(), f"{os.cpu_count()} cores"]
     if torch.cuda.is_available():

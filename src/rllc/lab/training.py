@@ -129,9 +129,9 @@ def train(
             report(run.step)
         saved = time.perf_counter()
         for first, last in _chunks(cell, run.step):
-            loss = _chunk(run, cell, splits, first, last)
+            finite = _chunk(run, cell, splits, first, last)
             report(last - first)
-            if not math.isfinite(loss):
+            if not finite:
                 return run.result(diverged_at=last)
             stopped = last < cell.steps and stop()
             if keep is not None and (stopped or time.perf_counter() - saved > SAVE_SECONDS):
@@ -233,18 +233,20 @@ def _start(cell: Cell, splits: Splits) -> _Run:
     return _Run(net, method(cell.setting, net, cell.steps), layout)
 
 
-def _chunk(run: _Run, cell: Cell, splits: Splits, first: int, last: int) -> float:
-    """The steps between two evaluations and the evaluation after them; the mean loss over the steps."""
+def _chunk(run: _Run, cell: Cell, splits: Splits, first: int, last: int) -> bool:
+    """The steps between two evaluations and the evaluation after them; whether all losses are finite."""
     started = time.perf_counter()
     if first == 0:
         run.points.append(_measure(run, splits, 0, None))
     loss, seconds = _advance(run, cell, splits.train, range(first, last))
     run.times.append(1000 * seconds / (last - first))
-    if math.isfinite(loss):
-        run.points.append(_measure(run, splits, last, loss))
+    point = _measure(run, splits, last, loss) if math.isfinite(loss) else None
+    finite = point is not None and math.isfinite(point.valid_loss + point.test_loss)
+    if point is not None and finite:
+        run.points.append(point)
     run.step = last
     run.seconds += time.perf_counter() - started
-    return loss
+    return finite
 
 
 def _advance(run: _Run, cell: Cell, train: Examples, steps: range) -> tuple[float, float]:
