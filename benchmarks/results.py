@@ -36,8 +36,8 @@ def _table(which: int | str, reading: str, against: bool = False) -> Callable[[R
 
 
 def _file(name: str) -> Callable[[Records], str]:
-    """A table that another command wrote, without its pictures."""
-    return lambda records: re.sub(r"\n!\[.*\n", "", (ROOT / "results" / name).read_text())
+    """What another command wrote, without its title and pictures."""
+    return lambda records: re.sub(r"\A# .*\n|\n!\[.*\n", "", (ROOT / "results" / name).read_text())
 
 
 def _in_short(records: Records) -> str:
