@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
 import torch
 
-from rllc.lab.errors import Refused
+from rllc.lab.errors import Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -19,9 +18,7 @@ def task(name: str) -> Task | TextTask:
     """The task of that name; raises Refused if there is none."""
     if name in TASKS:
         return TASKS[name]
-    near = difflib.get_close_matches(name, TASKS, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise Refused(f"unknown task {name!r}; {meant}known are {', '.join(TASKS)}")
+    raise Refused(unknown("task", name, TASKS) + ", ".join(TASKS))
 
 
 def counts(options: dict[str, int | None]) -> None:

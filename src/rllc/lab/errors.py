@@ -1,8 +1,18 @@
 """What the command line turns into one line and an exit code; anything else is a bug, with a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class Refused(ValueError):
     """What was asked for cannot be done as asked; the message is one line with the remedy (exit code 2)."""
+
+
+def unknown(what: str, text: str, known: Iterable[str]) -> str:
+    """The beginning of a message about a name that is none: a guess at what was meant, "known are "."""
+    near = difflib.get_close_matches(text.lower(), list(known), n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"unknown {what} {text!r}; {meant}known are "
 
 
 class Broken(RuntimeError):

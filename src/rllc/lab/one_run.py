@@ -15,7 +15,7 @@ from rllc.lab.records import Record
 from rllc.lab.selection import best_point
 from rllc.lab.training import Cell, Point, canonical, digest
 
-__all__ = ["show", "versions"]
+__all__ = ["say", "show", "versions"]
 
 SHOWN_POINTS = 11
 BARS = "▁▂▃▄▅▆▇█"
@@ -25,11 +25,11 @@ def show(record: Record, console: Console) -> None:
     """Print everything there is to know about a run."""
     cell, points = record.cell, record.result.points
     accuracies = [point.valid_accuracy for point in points]
-    _say(console, f"{_title(cell)}, {cell.steps:,} steps on {cell.device}: {_outcome(record)}\n")
+    say(console, f"{_title(cell)}, {cell.steps:,} steps on {cell.device}: {_outcome(record)}\n")
     console.print(_pairs(_origin(record)), _pairs(_flat(json.loads(canonical(cell)))), _curve(points))
-    _say(console, f"valid accuracy  {_sparkline(accuracies)}  {_span(accuracies)}")
+    say(console, f"valid accuracy  {_sparkline(accuracies)}  {_span(accuracies)}")
     if points[0].law:
-        _say(console, f"law  {_law(points[0])} -> {_law(points[-1])}")
+        say(console, f"law  {_law(points[0])} -> {_law(points[-1])}")
 
 
 def versions(record: Record) -> str:
@@ -105,5 +105,6 @@ def _law(point: Point) -> str:
     return f"({', '.join(f'{weight:.4g}' for weight in point.law)})"
 
 
-def _say(console: Console, line: str) -> None:
+def say(console: Console, line: str) -> None:
+    """One line of plain text, however long."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)

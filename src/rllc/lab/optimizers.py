@@ -10,7 +10,6 @@ anything else is a memory in the paper's notation, for RLLC.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 from collections.abc import Callable, Iterable
@@ -24,7 +23,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rllc.lab.controls import HypergradientSGD, polynomial_average
-from rllc.lab.errors import Refused
+from rllc.lab.errors import Refused, unknown
 from rllc.law import GramianRidge, RelaxedInverse
 from rllc.notation import parse
 from rllc.torch import RLLC
@@ -327,7 +326,5 @@ def _two_rates(name: str, lrs: tuple[float, ...], seconds: tuple[float, ...]) ->
 
 
 def _unknown(text: str) -> str:
-    near = difflib.get_close_matches(text.lower(), SHORT_NAMES, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
     known = "; ".join(SHORT_NAMES)  # some names have commas
-    return f'unknown optimizer {text!r}; {meant}known are {known} and memories: "M(0.9) + M(0)"'
+    return f'{unknown("optimizer", text, SHORT_NAMES)}{known} and memories: "M(0.9) + M(0)"'

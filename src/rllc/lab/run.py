@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from contextlib import AbstractContextManager
 
 from rich.console import Console
 
 from rllc.lab import checks, data, sweep
-from rllc.lab.errors import Broken, OutOfTime, Refused
+from rllc.lab.errors import Broken, OutOfTime, Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import named
 from rllc.lab.options import Run
@@ -74,9 +73,7 @@ def plans(options: Run) -> list[Plan]:
 def _study(name: str) -> Study:
     if name in STUDIES:
         return STUDIES[name]
-    near = difflib.get_close_matches(name, STUDIES, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    raise Refused(f"unknown study {name!r}; {meant}known are {', '.join(STUDIES)}")
+    raise Refused(unknown("study", name, STUDIES) + ", ".join(STUDIES))
 
 
 def _pool(options: Run, workers: int) -> AbstractContextManager[sweep.Pool]:

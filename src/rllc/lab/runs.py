@@ -21,6 +21,7 @@ from rich.table import Table
 from rllc.lab import checkpoints, checks, one_run, records
 from rllc.lab.errors import Broken, Damaged, Refused
 from rllc.lab.files import Folder, split
+from rllc.lab.one_run import say
 from rllc.lab.optimizers import name_of
 from rllc.lab.options import Merge, Prune, RunsList, RunsShow
 from rllc.lab.records import Foreign, Record
@@ -62,7 +63,7 @@ def list_runs(options: RunsList, console: Console) -> None:
     _roomy(console).print(shown)
     _tell(console, damaged)
     hours = sum(record.result.seconds for record in found) / 3600
-    _say(console, f"{len(found):,} runs, {hours:.1f} hours of training, {len(damaged)} records not readable")
+    say(console, f"{len(found):,} runs, {hours:.1f} hours of training, {len(damaged)} records not readable")
 
 
 def show_run(options: RunsShow, console: Console) -> None:
@@ -92,7 +93,7 @@ def merge(options: Merge, console: Console) -> None:
     arriving = [record for found, _ in gathered for record in found]
     kept = _once([*here, *arriving])
     for line in _differences(kept, [*here, *arriving]):
-        _say(console, line)
+        say(console, line)
     try:
         if options.out.endswith(records.ENDING):
             _write_file(options.out, kept)
@@ -100,7 +101,7 @@ def merge(options: Merge, console: Console) -> None:
             _write_folder(options, kept, _once(here))
     except OSError as reason:
         raise Broken(f"cannot write to {options.out} ({reason.strerror or reason})") from reason
-    _say(console, f"{options.out}: {len(kept):,} runs, {len(kept) - len(_once(here)):,} of them new")
+    say(console, f"{options.out}: {len(kept):,} runs, {len(kept) - len(_once(here)):,} of them new")
 
 
 def prune(options: Prune, console: Console) -> None:
@@ -115,13 +116,13 @@ def prune(options: Prune, console: Console) -> None:
     try:
         useless = list(_useless(_readable_folder(options.folder)))
         for folder, name, why in useless:
-            _say(console, f"{folder.path(name)}: {why}")
+            say(console, f"{folder.path(name)}: {why}")
             if options.yes:
                 folder.remove(name)
     except OSError as reason:
         raise Broken(f"cannot tidy up {options.folder} ({reason.strerror or reason})") from reason
     done = "deleted" if options.yes else "can be deleted; --yes deletes them"
-    _say(console, f"{len(useless)} files {done}" if useless else "there is nothing to delete")
+    say(console, f"{len(useless)} files {done}" if useless else "there is nothing to delete")
 
 
 # Reading
@@ -343,8 +344,4 @@ def _roomy(console: Console) -> Console:
 
 def _tell(console: Console, damaged: Sequence[Damaged]) -> None:
     for reason in damaged:
-        _say(console, str(reason))
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, str(reason))

@@ -29,7 +29,7 @@ from rllc.lab.files import Folder
 from rllc.lab.optimizers import Setting
 from rllc.lab.records import Record, find
 from rllc.lab.selection import Row, choose, promising
-from rllc.lab.sweep import Pool, missing, sweep
+from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
 from rllc.lab.training import Cell, points_for
 
@@ -42,6 +42,14 @@ class Rung:
 
     part: float
     kept: float
+
+    def steps(self, whole: int) -> int:
+        """Of a run of that many."""
+        return max(1, round(self.part * whole))
+
+    def left(self, settings: int) -> int:
+        """How many of all the settings go on."""
+        return math.ceil(self.kept * settings)
 
 
 SHORT = (Rung(0.1, 1 / 3), Rung(0.3, 1 / 9))
@@ -65,7 +73,7 @@ class Plan:
 
     def short_cell(self, setting: Setting, rung: Rung) -> Cell:
         """The run of a rung."""
-        steps = max(1, round(rung.part * self.steps))
+        steps = rung.steps(self.steps)
         return Cell(self.task, setting, 0, steps, self.device, min(RUNG_POINTS, steps))
 
     def training_steps(self) -> int:
@@ -75,8 +83,8 @@ class Plan:
     def _training_steps(self, settings: int) -> int:
         total, left = (self.seeds - 1) * self.steps, settings
         for rung in self.rungs:
-            total += left * max(1, round(rung.part * self.steps))
-            left = math.ceil(rung.kept * settings)
+            total += left * rung.steps(self.steps)
+            left = rung.left(settings)
         return total + left * self.steps
 
 
@@ -85,9 +93,9 @@ def search(plan: Plan, maker: Maker) -> list[Row]:
     left = dict(plan.tried)
     for rung in plan.rungs:
         cells = {name: [plan.short_cell(s, rung) for s in settings] for name, settings in left.items()}
-        found = maker.records(plan, f"choosing rates, {round(rung.part * plan.steps):,} steps", cells)
+        found = maker.records(plan, f"choosing rates, {rung.steps(plan.steps):,} steps", cells)
         left = {
-            name: tuple(r.cell.setting for r in promising(found[name], _count(rung, plan.tried[name])))
+            name: tuple(r.cell.setting for r in promising(found[name], rung.left(len(plan.tried[name]))))
             for name in cells
         }
     cells = {name: [plan.cell(s, 0) for s in settings] for name, settings in left.items()}
@@ -114,9 +122,10 @@ class Maker:
     def records(self, plan: Plan, what: str, cells: dict[str, list[Cell]]) -> dict[str, list[Record]]:
         """The records of each name's cells; those whose memory ran out are left out and in `lost`."""
         folder = self.out / "records"
-        wanted = [cell for cell in itertools.chain(*cells.values()) if cell not in self.made]
-        todo = list(dict.fromkeys(wanted)) if self.fresh else missing(folder, wanted, self.say)
-        self.found += sum(cell.steps for cell in set(wanted)) - sum(cell.steps for cell in todo)
+        wanted = dict.fromkeys(cell for cell in itertools.chain(*cells.values()) if cell not in self.made)
+        self.made |= {} if self.fresh else kept(folder, list(wanted), self.say)
+        todo = [cell for cell in wanted if cell not in self.made]
+        self.found += sum(cell.steps for cell in wanted) - sum(cell.steps for cell in todo)
         shown = self.bar.task_ids[0]
         self.bar.update(shown, description=f"{plan.task.name}: {what}", total=self.total)
 
@@ -125,7 +134,7 @@ class Maker:
 
         progress(self.workers.steps())
         self.lost += sweep(self.workers, self.out, todo, progress, self.say, self.deadline)
-        self.made |= {cell: record for cell in wanted if (record := find(folder, cell)) is not None}
+        self.made |= {cell: record for cell in todo if (record := find(folder, cell)) is not None}
         return {name: [self.made[c] for c in ours if c in self.made] for name, ours in cells.items()}
 
     def say(self, line: str) -> None:
@@ -149,10 +158,6 @@ def making(
     with Progress(*columns, *times, console=console, transient=True) as bar:
         bar.add_task("", total=None)
         yield Maker(workers, out, bar, sum(plan.training_steps() for plan in plans), deadline, fresh)
-
-
-def _count(rung: Rung, settings: Sequence[Setting]) -> int:
-    return math.ceil(rung.kept * len(settings))
 
 
 def _all_seeds(plan: Plan, best: Record | None) -> list[Cell]:

@@ -14,7 +14,7 @@ from rllc.lab.records import Record
 from rllc.lab.selection import Row, choose
 from rllc.lab.training import points_for
 
-__all__ = ["PAPER_TASKS", "STUDIES", "Study", "rows"]
+__all__ = ["PAPER_TASKS", "STUDIES", "Study", "row_of", "rows", "steps_of"]
 
 PAPER_TASKS = (
     "mnist-mlp",
@@ -84,7 +84,7 @@ def rows(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Row]:
         tried = {optimizer: _tried(study.trials(optimizer), task, records) for optimizer in study.optimizers}
         steps = _steps(study, [record for ours in tried.values() for record in ours])
         for optimizer, ours in tried.items():
-            row = _row(optimizer, ours, steps)
+            row = row_of(optimizer, ours, [r for r in ours if _is_in_full(r) and r.cell.steps == steps])
             if row.in_full:
                 found[task, optimizer] = row
     return found
@@ -119,8 +119,8 @@ def _is_of(record: Record, best: Record) -> bool:
     return same and record.cell.device == best.cell.device
 
 
-def _row(optimizer: str, records: Sequence[Record], steps: int) -> Row:
-    ended = [record for record in records if _is_in_full(record) and record.cell.steps == steps]
+def row_of(optimizer: str, records: Sequence[Record], ended: Sequence[Record]) -> Row:
+    """The row of an optimizer's records on one task, of which `ended` are those in full."""
     in_full = tuple(record.cell.setting for record in ended if record.cell.seed == 0)
     best = choose([record for record in ended if record.cell.seed == 0])
     chosen = tuple(record for record in ended if best and _is_of(record, best))

@@ -28,9 +28,9 @@ from rllc.lab.errors import Broken, Damaged, OutOfTime
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import name_of, rates_of
 from rllc.lab.records import Record
-from rllc.lab.training import Cell
+from rllc.lab.training import Cell, Result
 
-__all__ = ["Outcome", "Pool", "cores", "finish", "missing", "out_of_memory", "pool", "sweep"]
+__all__ = ["Outcome", "Pool", "cores", "finish", "kept", "missing", "out_of_memory", "pool", "sweep"]
 
 POLL_SECONDS = 0.2
 NO_ROOM = ("allocate memory", "not enough memory", "out of memory", "alloc_failed")
@@ -63,7 +63,14 @@ def cores() -> int:
 
 def missing(records_folder: Folder, cells: Sequence[Cell], warn: Callable[[str], None]) -> list[Cell]:
     """The cells, each once, that have no readable record in the folder; damaged ones are told to `warn`."""
-    return [cell for cell in dict.fromkeys(cells) if _readable(records_folder, cell, warn) is None]
+    there = kept(records_folder, cells, warn)
+    return [cell for cell in dict.fromkeys(cells) if cell not in there]
+
+
+def kept(records_folder: Folder, cells: Sequence[Cell], warn: Callable[[str], None]) -> dict[Cell, Record]:
+    """The readable records of these cells that the folder has; damaged ones are told to `warn`."""
+    found = ((cell, _readable(records_folder, cell, warn)) for cell in dict.fromkeys(cells))
+    return {cell: record for cell, record in found if record is not None}
 
 
 def sweep(
@@ -121,8 +128,7 @@ def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callabl
     """
     keep = out / "checkpoints"
     try:
-        said = _drop_if_damaged(keep, cell)
-        result = training.train(cell, report, keep, stop)
+        result, said = _trained(keep, cell, report, stop)
         if result is None:
             return Outcome(False, said)
         report(cell.steps - (result.diverged_at or cell.steps))  # what a diverged run will not do
@@ -143,14 +149,15 @@ def out_of_memory(cell: Cell) -> Outcome:
     return Outcome(False, f"{_text(cell)} ran out of memory and has no record; try fewer --workers")
 
 
-def _drop_if_damaged(keep: Folder, cell: Cell) -> str:
-    """Delete a checkpoint that cannot be read, and say so."""
+def _trained(
+    keep: Folder, cell: Cell, report: Callable[[int], None], stop: Callable[[], bool]
+) -> tuple[Result | None, str]:
+    """What training gives; where the checkpoint cannot be read, from the start, and a line that says so."""
     try:
-        checkpoints.load(keep, training.digest(cell))
+        return training.train(cell, report, keep, stop), ""
     except Damaged as reason:
         checkpoints.remove(keep, training.digest(cell))
-        return f"{reason}; its run starts again"
-    return ""
+        return training.train(cell, report, keep, stop), f"{reason}; its run starts again"
 
 
 @contextmanager

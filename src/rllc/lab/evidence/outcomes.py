@@ -20,6 +20,7 @@ import scipy.stats
 from rllc.lab.optimizers import PAPER, name_of
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, best_point, finished, reading
+from rllc.lab.studies import steps_of
 
 __all__ = [
     "BENCHMARKS",
@@ -71,7 +72,7 @@ def tasks_in(found: Rows) -> tuple[str, ...]:
 
 def steps_on(found: Rows, task: str) -> int:
     """How long the task's runs are, which is the same for all its rows; 0 if every one diverged."""
-    return max((r.cell.steps for (t, _), row in found.items() if t == task for r in row.records), default=0)
+    return steps_of([record for (on, _), row in found.items() if on == task for record in row.records])
 
 
 def benchmarks(found: Rows, task: str) -> list[Row]:

@@ -31,8 +31,8 @@ from rllc.lab.evidence.tables import table
 from rllc.lab.files import replacing
 from rllc.lab.optimizers import name_of, rates_of
 from rllc.lab.records import Record
-from rllc.lab.selection import READINGS, Row, best_point, choose, finished
-from rllc.lab.studies import STUDIES, rows, steps_of
+from rllc.lab.selection import READINGS, Row, best_point, finished
+from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]
 
@@ -150,13 +150,10 @@ def _rows_outside(task: str, records: Sequence[Record]) -> list[Row]:
     """A row for each optimizer on a task that no study has."""
     here = [record for record in records if record.cell.task.name == task]
     full = [record for record in here if record.cell.steps == steps_of(here)]
-    found = []
-    for name in dict.fromkeys(name_of(record.cell.setting) for record in full):
-        first = [r for r in full if name_of(r.cell.setting) == name and r.cell.seed == 0]
-        best, tried = choose(first), tuple(dict.fromkeys(record.cell.setting for record in first))
-        chosen = [r for r in full if best is not None and r.cell.setting == best.cell.setting]
-        found.append(Row(name, tried, tuple(chosen), tried))
-    return found
+    of: dict[str, list[Record]] = {}
+    for record in full:
+        of.setdefault(name_of(record.cell.setting), []).append(record)
+    return [row_of(name, ours, ours) for name, ours in of.items()]
 
 
 def _drawable(row: Row) -> Row:
