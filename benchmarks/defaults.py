@@ -55,7 +55,9 @@ def cells(task: str, memory: str, variant: str) -> list[Cell]:
     eps, law = variants(memory)[variant]
     steps = STEPS[task]
     settings = [Rllc(memory, lr, c2, law, GramianRidge(eps)) for lr, c2 in RATES]
-    return [Cell(TASKS[task], setting, 0, steps, points=points_for(steps)) for setting in settings]
+    return [
+        Cell(TASKS[task], setting, 0, steps, points=points_for(TASKS[task], steps)) for setting in settings
+    ]
 
 
 def table(folder: Path) -> list[str]:

@@ -34,7 +34,7 @@ def run(
         Point(steps * i // last, None, 1 - v, v, 1 - a, a, law[i])
         for i, (v, a) in enumerate(zip(valid, test, strict=True))
     )
-    cell = Cell(task, setting, seed, steps, points=points_for(steps))
+    cell = Cell(task, setting, seed, steps, points=points_for(task, steps))
     return Record(cell, Result(points, diverged_at, ms, 1.0), {"torch": "2.0"}, None, hardware)
 
 

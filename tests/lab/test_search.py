@@ -51,7 +51,7 @@ def test_without_rungs_every_setting_runs_in_full():
     (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 2, 1000), maker)
     assert [len(cells) for _, cells in maker.asked] == [9, 2]
     assert row.in_full == row.tried == SETTINGS
-    assert {cell.points for _, cells in maker.asked for cell in cells} == {points_for(1000)}
+    assert {cell.points for _, cells in maker.asked for cell in cells} == {points_for(DIGITS, 1000)}
 
 
 @pytest.mark.parametrize("rungs", [(), SHORT, (Rung(0.5, 0.4),)])

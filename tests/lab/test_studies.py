@@ -16,7 +16,7 @@ STUDY = Study("a", "A", ("digits-mlp",), ("SGD", "Adam"), Rates(lr=(0.1, 0.2, 0.
 def run(lr, valid, seed=0, steps=1000, points=None, diverged_at=None):
     """A record of SGD whose best validation accuracy is given."""
     made = record([0.0, valid], setting=SGD(lr), seed=seed, diverged_at=diverged_at)
-    cell = dataclasses.replace(made.cell, steps=steps, points=points or points_for(steps))
+    cell = dataclasses.replace(made.cell, steps=steps, points=points or points_for(made.cell.task, steps))
     return dataclasses.replace(made, cell=cell)
 
 

@@ -12,7 +12,7 @@ from made import DIGITS, TWO_UNITS, cell
 
 from rllc.lab import training
 from rllc.lab.optimizers import SGD, Adam, Rllc
-from rllc.lab.tasks import Examples, tensors
+from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.lab.training import canonical, digest, evaluation_steps, points_for, train
 from rllc.law import GramianRidge, Ridge
 
@@ -135,10 +135,26 @@ def test_evaluation_steps_run_from_0_to_the_end(steps, points):
     assert max(gaps) - min(gaps) <= 1
 
 
-@given(st.integers(1, 20_000))
-def test_points_for_is_50_for_all_but_short_runs(steps):
-    assert 1 <= points_for(steps) <= steps
-    assert steps < 500 or points_for(steps) == 50
+@given(st.sampled_from(list(TASKS.values())), st.integers(1, 20_000))
+def test_points_for_is_50_for_all_but_short_runs(task, steps):
+    points = points_for(task, steps)
+    assert 1 <= points <= steps and points <= 50
+    assert steps < 3000 or points == 50
+    assert points <= 2 or points * task.evaluation_cost <= steps
+
+
+def test_evaluations_cost_the_same_steps_on_every_network():
+    assert {name: task.evaluation_cost for name, task in TASKS.items()} == {
+        "digits-mlp": 4,
+        "mnist-mlp": 46,
+        "mnist-conv": 46,
+        "fashion-mlp": 46,
+        "fashion-conv": 46,
+        "cifar10-mlp": 39,
+        "cifar10-conv": 39,
+        "cifar10-resnet20": 39,
+        "shakespeare-gpt": 36,
+    }
 
 
 def test_the_digest_tells_any_two_cells_apart():

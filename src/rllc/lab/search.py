@@ -53,7 +53,7 @@ class Rung:
 
 
 SHORT = (Rung(0.1, 1 / 3), Rung(0.3, 1 / 9))
-RUNG_POINTS = 10
+MOST_RUNG_POINTS = 10
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,13 @@ class Plan:
 
     def cell(self, setting: Setting, seed: int) -> Cell:
         """The run in full of one setting with one seed."""
-        return Cell(self.task, setting, seed, self.steps, self.device, points_for(self.steps))
+        return Cell(self.task, setting, seed, self.steps, self.device, points_for(self.task, self.steps))
 
     def short_cell(self, setting: Setting, rung: Rung) -> Cell:
-        """The run of a rung."""
+        """The run of a rung, measured less often than one in full, by which it is told from that."""
         steps = rung.steps(self.steps)
-        return Cell(self.task, setting, 0, steps, self.device, min(RUNG_POINTS, steps))
+        points = max(1, min(MOST_RUNG_POINTS, points_for(self.task, steps) // 2))
+        return Cell(self.task, setting, 0, steps, self.device, points)
 
     def training_steps(self) -> int:
         """How many there will be at most, if no run is there yet."""

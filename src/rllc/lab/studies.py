@@ -110,7 +110,7 @@ def _steps(study: Study, records: Sequence[Record]) -> int:
 
 def _is_in_full(record: Record) -> bool:
     """Runs of a rung are measured less often."""
-    return record.cell.points == points_for(record.cell.steps)
+    return record.cell.points == points_for(record.cell.task, record.cell.steps)
 
 
 def _is_of(record: Record, best: Record) -> bool:

@@ -45,6 +45,11 @@ class Task:
     batch: int = 128
     steps: int = 10_000  # unless asked otherwise
 
+    @property
+    def evaluation_cost(self) -> int:
+        """An evaluation takes about as long as this many training steps, whatever the network."""
+        return max(1, self.valid // self.batch)
+
 
 @dataclass(frozen=True)
 class TextTask:
@@ -63,6 +68,11 @@ class TextTask:
     batch: int
     steps: int  # unless asked otherwise
     augment: ClassVar[bool] = False
+
+    @property
+    def evaluation_cost(self) -> int:
+        """An evaluation takes about as long as this many training steps."""
+        return max(1, self.valid // (self.batch * self.context))
 
 
 def _mnist(network: str) -> Task:

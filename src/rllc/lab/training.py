@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -142,9 +143,10 @@ def train(
     return run.result(diverged_at=None)
 
 
-def points_for(steps: int) -> int:
+def points_for(task: Task | TextTask, steps: int) -> int:
     """How many evaluations suit a run: 50, fewer in short runs, which they would otherwise dominate."""
-    return min(50, max(10, steps // 10), steps)
+    affordable = max(2, steps // task.evaluation_cost)
+    return min(50, max(10, steps // 10), affordable, steps)
 
 
 def evaluation_steps(steps: int, points: int) -> list[int]:
@@ -201,6 +203,11 @@ class _Run:
     def result(self, diverged_at: int | None) -> Result:
         return Result(tuple(self.points), diverged_at, statistics.median(self.times), self.seconds)
 
+    def law(self) -> tuple[float, ...]:
+        """L, if the optimizer has one."""
+        optimizer = self.method.optimizer
+        return tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC) else ()
+
     def state(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
         progress = {
@@ -224,20 +231,27 @@ class _Run:
 
 
 def _start(cell: Cell, splits: Splits) -> _Run:
-    shape = splits.train.images.shape[1:]
-    net = networks.build(cell.task.network, tuple(shape), _stream(cell.seed, "weights", 0))
-    # Measured on a CPU: convolutions take a fifth less time with channels last.
-    flat = cell.task.network == "mlp" or len(shape) < 3
-    layout = torch.contiguous_format if flat else torch.channels_last
-    net = net.to(cell.device).to(memory_format=layout)  # type: ignore[call-overload]
+    net, layout = _network(cell.task, cell.seed, cell.device, splits)
     return _Run(net, method(cell.setting, net, cell.steps), layout)
+
+
+def _network(
+    task: Task | TextTask, seed: int, device: str, splits: Splits
+) -> tuple[nn.Module, torch.memory_format]:
+    """The network before training, and the layout of images it is fastest with."""
+    shape = splits.train.images.shape[1:]
+    net = networks.build(task.network, tuple(shape), _stream(seed, "weights", 0))
+    # Measured on a CPU: convolutions take a fifth less time with channels last.
+    flat = task.network == "mlp" or len(shape) < 3
+    layout = torch.contiguous_format if flat else torch.channels_last
+    return net.to(device).to(memory_format=layout), layout  # type: ignore[call-overload]
 
 
 def _chunk(run: _Run, cell: Cell, splits: Splits, first: int, last: int) -> bool:
     """The steps between two evaluations and the evaluation after them; whether all losses are finite."""
     started = time.perf_counter()
     if first == 0:
-        run.points.append(_measure(run, splits, 0, None))
+        run.points.append(Point(0, None, *_untrained(cell.task, cell.seed, cell.device), run.law()))
     loss, seconds = _advance(run, cell, splits.train, range(first, last))
     run.times.append(1000 * seconds / (last - first))
     point = _measure(run, splits, last, loss) if math.isfinite(loss) else None
@@ -299,12 +313,17 @@ def _stream(seed: int, purpose: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()[:8]) >> 1
 
 
+@functools.lru_cache(maxsize=16)
+def _untrained(task: Task | TextTask, seed: int, device: str) -> tuple[float, float, float, float]:
+    """Losses and accuracies at the initial weights, which all optimizers share: measured once."""
+    splits = tensors(task, device)
+    net, layout = _network(task, seed, device, splits)
+    return _losses(net.eval(), splits, layout)
+
+
 def _measure(run: _Run, splits: Splits, step: int, train_loss: float | None) -> Point:
     with _measured(run) as net:
-        valid, test = _evaluate(net, splits.valid, run.layout), _evaluate(net, splits.test, run.layout)
-    optimizer = run.method.optimizer
-    law = tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC) else ()
-    return Point(step, train_loss, *valid, *test, law)
+        return Point(step, train_loss, *_losses(net, splits, run.layout), run.law())
 
 
 @contextlib.contextmanager
@@ -318,6 +337,11 @@ def _measured(run: _Run) -> Iterator[nn.Module]:
     if isinstance(optimizer, AdamWScheduleFree):
         optimizer.train()
     net.train()
+
+
+def _losses(net: nn.Module, splits: Splits, layout: torch.memory_format) -> tuple[float, float, float, float]:
+    """Loss and accuracy on validation data, then on test data."""
+    return *_evaluate(net, splits.valid, layout), *_evaluate(net, splits.test, layout)
 
 
 @torch.no_grad()
