@@ -1,0 +1,88 @@
+"""The correction as a term of one's own: switch memory's regularisation off, double or reverse it.
+
+    form = Linear(rllc.laws.heavy_ball(1.0, 0.9))
+    tx = explicit_correction(optax.sgd(0.1, momentum=0.9), form, 0.1, strength=-1.0)
+    updates, state = tx.update(g, state, params, grad_fn=jax.grad(loss))
+
+By the theory the optimizer's steps are those of a memoryless one plus h² corr_n(θ). The wrapper adds
+strength · h² corr(θ), from one Hessian product: -1 cancels the term, 1 doubles it, 0 is the optimizer
+untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from rllc.memoryless.closed import ClosedForm
+from rllc.memoryless.history import Gradient, Params, add, check_step_size, scale
+
+__all__ = ["ExplicitCorrectionState", "explicit_correction"]
+
+
+class ExplicitCorrectionState(NamedTuple):
+    """The state of the wrapped transformation."""
+
+    inner: Any
+
+
+def explicit_correction(
+    tx: optax.GradientTransformation, form: ClosedForm, learning_rate: float, strength: float
+) -> optax.GradientTransformationExtraArgs:
+    """tx with strength · h² corr(θ) subtracted from its updates, corr in its stationary form.
+
+    `update` needs the parameters and one more argument, `grad_fn`: the gradient as a function of the
+    parameters, for the Hessian product. The gradient given to `update` is the vector it is applied to. With
+    both from one batch the product holds H_b g_b, whose mean is H g + ½ ∇ tr Σ; with grad_fn from a second
+    batch it is H g.
+
+    Args:
+        tx: the optimizer, of a constant learning rate; its updates are added to the parameters.
+        form: what it is: `Linear`, `Adam`, `Lion`, ...
+        learning_rate: h > 0 of tx.
+        strength: any number.
+
+    Raises:
+        ValueError: the learning rate is not positive; at the update, no parameters or no grad_fn.
+    """
+    h = check_step_size(learning_rate)
+    inner = optax.with_extra_args_support(tx)
+    row = form.stationary()
+
+    def init(params: Params) -> ExplicitCorrectionState:
+        return ExplicitCorrectionState(inner.init(params))
+
+    def update(
+        g: Params,
+        state: ExplicitCorrectionState,
+        params: Params | None = None,
+        *,
+        grad_fn: Gradient | None = None,
+        **extra: Any,
+    ) -> tuple[Params, ExplicitCorrectionState]:
+        if params is None or grad_fn is None:
+            raise ValueError(
+                "explicit_correction needs the parameters and the gradient as a function:"
+                " update(g, state, params, grad_fn=jax.grad(loss))"
+            )
+        updates, inner_state = inner.update(g, state.inner, params, **extra)
+        corr = form.terms(_given(g, grad_fn), row, params).correction
+        return add(updates, scale(-strength * h * h, corr)), ExplicitCorrectionState(inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _given(g: Params, grad_fn: Gradient) -> Gradient:
+    """A gradient whose value is g and whose derivative is that of grad_fn."""
+
+    @jax.custom_jvp
+    def gradient(theta: Params) -> Params:
+        return g
+
+    @gradient.defjvp
+    def _(primals: tuple[Params], tangents: tuple[Params]) -> tuple[Params, Params]:
+        return g, jax.jvp(grad_fn, primals, tangents)[1]
+
+    return gradient

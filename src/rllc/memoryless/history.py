@@ -1,0 +1,259 @@
+"""Methods with memory as functions of their history, and the correction of their memoryless counterparts.
+
+    θ_{n+1} = θ_n - h F_n(θ_n, θ_{n-1}, ..., θ_0)                                     the method         (1)
+    corr_n(θ) = Σ_{k=1..n} D_{n-k}F_n(θ) Σ_{s=n-k..n-1} F_s(θ)                        its correction     (2)
+    θ_{n+1} = θ_n - h (F_n(θ_n) + h corr_n(θ_n))                                      memoryless         (3)
+
+F_n(θ) with one argument means that all of the history is θ, and D_{n-k} is the Jacobian with respect to
+θ_{n-k}. Where memory decays and F is smooth, (3) from the same start stays within O(h²) of (1) for n <= T/h,
+without the correction within O(h). Source: arXiv 2502.02132; docs/memoryless.md, sections 1 and 2.
+
+Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the correction is one jvp.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+__all__ = [
+    "LongMemoryWarning",
+    "Method",
+    "check_step_size",
+    "correction",
+    "decay",
+    "direction",
+    "from_optax",
+    "memoryless",
+    "simulate",
+]
+
+Params = Any  # a pytree of floating-point arrays
+State = Any  # a pytree of arrays
+Gradient = Callable[[Params], Params]
+HistoryFunction = Callable[..., Params]
+Count = int | jax.Array
+
+add, subtract, scale = optax.tree.add, optax.tree.sub, optax.tree.scale
+
+
+class Method(NamedTuple):
+    """A method (1) as a recurrence, from which F_0, F_1, ... come one after the other.
+
+    Attributes:
+        init: θ_0 -> the state before the first step; it may depend on the shape of θ_0 and on its value.
+        step: (state, θ_n) -> (F_n, the next state). F_n points uphill.
+    """
+
+    init: Callable[[Params], State]
+    step: Callable[[State, Params], tuple[Params, State]]
+
+
+class LongMemoryWarning(UserWarning):
+    """The derivative of F_n by old iterates does not fade, as the theory supposes."""
+
+
+def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: float) -> Method:
+    """The method of an optimizer as it is: F_n = -updates / learning_rate, state started fresh.
+
+    Args:
+        tx: a transformation whose updates are added to the parameters, such as optax.adamw(learning_rate).
+        grad: the gradient of the loss.
+        learning_rate: h, by which the updates are divided, as tx itself was given it (a number, no schedule).
+
+    Raises:
+        ValueError: the learning rate is not a positive number.
+    """
+    h = check_step_size(learning_rate)
+
+    def step(state: State, theta: Params) -> tuple[Params, State]:
+        updates, state = tx.update(grad(theta), state, theta)
+        return scale(-1 / h, updates), state
+
+    return Method(tx.init, step)
+
+
+def direction(method: Method | HistoryFunction, n: Count) -> Callable[[Params], Params]:
+    """θ -> F_n(θ), all of the history being θ."""
+    if isinstance(method, Method):
+        return lambda theta: method.step(_steps(method, theta, n)[0], theta)[0]
+    return lambda theta: method(*[theta] * (n + 1))
+
+
+def correction(method: Method | HistoryFunction, n: Count) -> Callable[[Params], Params]:
+    """θ -> corr_n(θ) of equation (2), by one jvp over the history.
+
+    The history is moved along ε: θ_{n-k} = θ + ε Σ_{s=n-k..n-1} F_s(θ), and F_n is differentiated by ε at 0.
+
+    Args:
+        method: a Method, which costs O(n) gradients; or a function F of the points (θ_n, ..., θ_0), newest
+            first, of any number of them: that costs O(n²), because F_0, ..., F_{n-1} are n calls of it.
+        n: the number of steps before, >= 0; of a Method it may be a traced integer.
+    """
+    if isinstance(method, Method):
+        return _correction_of_recurrence(method, n)
+
+    def corr(theta: Params) -> Params:
+        zero = scale(0, theta)
+        back = [zero]  # Σ_{s=n-k..n-1} F_s(θ) for k = 0, ..., n
+        for k in range(1, n + 1):
+            back.append(add(back[-1], method(*[theta] * (n - k + 1))))
+        return jax.jvp(method, (theta,) * (n + 1), tuple(back))[1]
+
+    return corr
+
+
+def _correction_of_recurrence(method: Method, n: Count) -> Callable[[Params], Params]:
+    def corr(theta: Params) -> Params:
+        _, total = _steps(method, theta, n)
+
+        def moved(epsilon: jax.Array) -> Params:
+            """F_n with the history moved by epsilon."""
+
+            def body(_: Any, carry: tuple[State, State, Params]) -> tuple[State, State, Params]:
+                state, still, so_far = carry
+                back = jax.lax.stop_gradient(subtract(total, so_far))
+                _, state = method.step(state, add(theta, _scaled(epsilon, back)))
+                F, still = method.step(still, theta)
+                return state, still, add(so_far, F)
+
+            first = method.init(add(theta, _scaled(epsilon, total)))
+            state, *_ = jax.lax.fori_loop(0, n, body, (first, method.init(theta), scale(0, theta)))
+            return method.step(state, theta)[0]
+
+        one = jnp.ones((), _real_dtype(theta))
+        return jax.jvp(moved, (0 * one,), (one,))[1]
+
+    return corr
+
+
+def _steps(method: Method, theta: Params, n: Count) -> tuple[State, Params]:
+    """The state after n steps at θ, and Σ_{s<n} F_s(θ)."""
+
+    def body(_: Any, carry: tuple[State, Params]) -> tuple[State, Params]:
+        state, total = carry
+        F, state = method.step(state, theta)
+        return state, add(total, F)
+
+    return jax.lax.fori_loop(0, n, body, (method.init(theta), scale(0, theta)))
+
+
+def memoryless(
+    method: Method | HistoryFunction, h: float, corrected: bool = True
+) -> Callable[[Count, Params], Params]:
+    """The iteration (3) of any method: (n, θ_n) -> θ_{n+1}; n may be traced if it is a Method.
+
+    Its cost grows with n; methods with a closed form have `rllc.memoryless.follow`.
+
+    Args:
+        method: as in `correction`.
+        h: step size > 0.
+        corrected: without, the step is h F_n(θ_n) alone, and the distance to the method O(h), not O(h²).
+
+    Raises:
+        ValueError: h is not a positive number.
+    """
+    check_step_size(h)
+
+    def step(n: Count, theta: Params) -> Params:
+        F = direction(method, n)(theta)
+        if corrected:
+            F = add(F, scale(h, correction(method, n)(theta)))
+        return add(theta, scale(-h, F))
+
+    return step
+
+
+def simulate(method: Method, start: Params, h: float, steps: int) -> Params:
+    """The method itself, θ_0, ..., θ_steps: leaves (steps + 1, ...).
+
+    Raises:
+        ValueError: h is not a positive number.
+    """
+    check_step_size(h)
+
+    def body(carry: tuple[State, Params], _: None) -> tuple[Any, Params]:
+        state, theta = carry
+        F, state = method.step(state, theta)
+        theta = add(theta, scale(-h, F))
+        return (state, theta), theta
+
+    _, path = jax.lax.scan(body, (method.init(start), start), length=steps)
+    return with_start(start, path)
+
+
+def with_start(start: Params, path: Params) -> Params:
+    """θ_0 before the points of a scan."""
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
+
+
+def decay(method: Method, theta: Params, n: int = 128) -> float:
+    """How fast F_n forgets: q such that |D_{n-k}F_n| falls like qᵏ in the older half of n steps at θ.
+
+    Below 1 memory decays. Near 1 the theory does not apply: AdaGrad's, for example, is an average of all
+    gradients. Warns of it with the number.
+
+    Args:
+        method: the method.
+        theta: a point; where memory of a linear method has H = 0 there is nothing to measure, and q is 0.
+        n: steps; more show a slower decay. At least 8.
+    """
+    sizes = _sensitivities(method, theta, n)
+    old, middle = sizes[1 : n // 4].mean(), sizes[n // 2 : 3 * n // 4].mean()
+    q = float((old / middle) ** (2 / n)) if middle > 0 else 0.0
+    if q > 1 - 1e-5:
+        warnings.warn(
+            f"the memory of this method does not decay (measured: a factor of {q:.6f} a step over {n} steps);"
+            " its memoryless counterpart need not be close to it",
+            LongMemoryWarning,
+            stacklevel=2,
+        )
+    return q
+
+
+def _sensitivities(method: Method, theta: Params, n: int) -> np.ndarray:
+    """|(D_sF_n)ᵀ u| for s = 0, ..., n, a random u and all points θ, by one reverse pass."""
+    history = jax.tree.map(lambda x: jnp.broadcast_to(x, (n + 1, *x.shape)), theta)
+
+    def last(points: Params) -> Params:
+        state = method.init(jax.tree.map(lambda x: x[0], points))
+
+        def body(state: State, point: Params) -> tuple[State, None]:
+            return method.step(state, point)[1], None
+
+        before = jax.tree.map(lambda x: x[:-1], points)
+        state, _ = jax.lax.scan(body, state, before)
+        return method.step(state, jax.tree.map(lambda x: x[-1], points))[0]
+
+    u = optax.tree.random_like(jax.random.key(0), theta)
+    (by_point,) = jax.vjp(last, history)[1](u)
+    squares = [jnp.square(x).reshape(n + 1, -1).sum(1) for x in jax.tree.leaves(by_point)]
+    return np.sqrt(np.asarray(sum(squares), np.float64))
+
+
+def check_step_size(h: float) -> float:
+    """h itself.
+
+    Raises:
+        ValueError: it is not a positive finite number.
+    """
+    if isinstance(h, jax.core.Tracer):
+        return h
+    if isinstance(h, bool) or not math.isfinite(h) or h <= 0:
+        raise ValueError(f"the step size h must be a positive finite number, got {h!r}")
+    return float(h)
+
+
+def _scaled(factor: jax.Array, tree: Params) -> Params:
+    return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
+
+
+def _real_dtype(tree: Params) -> Any:
+    return jnp.result_type(*(jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(tree)))

@@ -1,0 +1,199 @@
+"""RLLC itself: what a learned law does to the loss, where that is known.
+
+    L_t = L_{t-1} + c2 M_{t-1}⁺g_t,  M_t = M_{t-1}B + g_t aᵀ,  θ_t = θ_{t-1} - c1 M_t L_t
+
+`gain_and_delay`          along a run: L_t as an instantaneous modified loss, f + (η/2) τ |g|² with η = c1
+c0(L_t) `SmoothRidge`             the theorem: with a fixed absolute ridge (θ, L) is a method of the kind of
+`history` `extrapolating_law`       where the law drifts to with the exact inverse, smooth gradients and k >=
+2: τ = -1 `averaging_law`           where it drifts to when noise dominates: the averaging of least variance
+
+Only c1 c2 and c1 L_0 matter, so that h = sqrt(c1 c2) may be taken as both rates (`unit_rates`). With a
+general c2, k >= 2, the exact inverse and stochastic gradients no O(h²) theorem is claimed.
+docs/memoryless.md, section 6.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from numpy.typing import ArrayLike
+
+from rllc.memoryless.closed import Terms, hessian_product
+from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, scale
+from rllc.propagator import Array, Propagator
+
+__all__ = [
+    "GainAndDelay",
+    "SmoothRidge",
+    "averaging_law",
+    "extrapolating_law",
+    "gain_and_delay",
+    "unit_rates",
+]
+
+
+class GainAndDelay(NamedTuple):
+    """c0(L) and τ(L) of laws (..., k): arrays (...); τ is NaN where the gain is zero."""
+
+    gain: Array
+    delay: Array
+
+
+def gain_and_delay(propagator: Propagator, laws: ArrayLike) -> GainAndDelay:
+    """The two numbers that a law is to this order: c0 = r0·L and τ = r1·L/c0.
+
+    Args:
+        propagator: the memory, k units.
+        laws: (..., k), a law or a path of laws over training.
+    """
+    r0, r1 = _moments(propagator)
+    L = np.asarray(laws, np.float64)
+    gain, moment = L @ r0, L @ r1
+    zero = np.abs(gain) <= 1e-12 * (np.abs(L) @ np.abs(r0))
+    return GainAndDelay(gain, np.where(zero, np.nan, moment / np.where(zero, 1.0, gain)))
+
+
+def unit_rates(lr: float, law_lr: float, law: ArrayLike) -> tuple[float, Array]:
+    """h and l_0 such that RLLC with both rates h and first law l_0 takes the same steps (exactly)."""
+    check_step_size(lr), check_step_size(law_lr)
+    return math.sqrt(lr * law_lr), math.sqrt(lr / law_lr) * np.asarray(law, np.float64)
+
+
+class RidgeCoefficients(NamedTuple):
+    """Over n: Σ_{i<=n} aᵀBⁱ, the same for n - 1, and V_n with V_{n+1} = V_n B + ra_nᵀ ra_n, V_0 = 0."""
+
+    after: Array  # (..., k)
+    before: Array  # (..., k)
+    pairs: Array  # (..., k, k)
+
+
+@dataclass(frozen=True)
+class SmoothRidge:
+    """RLLC with an absolute ridge ρ > 0, c1 = h and c2 = κ h, as a method with memory at the points (θ, L).
+
+    M⁺g = (MᵀM + ρ I)⁻¹Mᵀg is then smooth and the theorem holds for θ and L together. h is also the step size
+    to run it with: the law of a step is the corrected one, a term of F of size h.
+
+    Attributes:
+        propagator: the memory.
+        ridge: ρ > 0, in units of a squared gradient.
+        kappa: κ = c2/c1 >= 0.
+        h: step size; 0 leaves the O(h) term out of F, which `correction` wants to be without.
+    """
+
+    propagator: Propagator
+    ridge: float
+    kappa: float
+    h: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise ValueError(
+                f"the ridge must be a positive finite number, got {self.ridge!r}: with the exact inverse"
+                " the law is not a smooth function of the iterates"
+            )
+
+    def method(self, grad: Gradient) -> Method:
+        """The optimizer itself, on the pairs (θ, L)."""
+        p = self.propagator
+        B, a = jnp.asarray(p.B), jnp.asarray(p.a)
+
+        def step(memory: State, point: Params) -> tuple[Params, State]:
+            theta, L = point
+            g = grad(theta)
+            W = jnp.array([[optax.tree.vdot(x, y) for y in memory] for x in memory])
+            v = jnp.array([optax.tree.vdot(x, g) for x in memory])
+            x = jnp.linalg.solve(W + self.ridge * jnp.eye(p.k), v)
+            memory = tuple(_combined([*B[:, j], a[j]], [*memory, g]) for j in range(p.k))
+            return (_combined(L + self.h * self.kappa * x, memory), -self.kappa * x), memory
+
+        return Method(lambda point: tuple(scale(0, point[0]) for _ in range(p.k)), step)
+
+    def coefficients(self, steps: int) -> RidgeCoefficients:
+        """For n = 0, ..., steps: arrays with a first axis of steps + 1, float64."""
+        p = self.propagator
+        after = np.cumsum(p.abstract_rule(steps + 1), axis=0)
+        before = np.concatenate([np.zeros((1, p.k)), after[:-1]])
+        pairs = [np.zeros((p.k, p.k))]
+        for ra in after[:-1]:
+            pairs.append(pairs[-1] @ p.B + np.outer(ra, ra))
+        return RidgeCoefficients(after, before, np.array(pairs))
+
+    def stationary(self) -> RidgeCoefficients:
+        """For n -> ∞."""
+        r0, _ = _moments(self.propagator)
+        resolvent = np.linalg.inv(np.eye(r0.size) - self.propagator.B)
+        return RidgeCoefficients(r0, r0, np.outer(r0, r0) @ resolvent)
+
+    def terms(self, grad: Gradient, coefficients: RidgeCoefficients, point: Params) -> Terms:
+        """F_n and corr_n at (θ, L), the O(h) term of F being counted to the correction."""
+        after, ra, pairs = map(jnp.asarray, coefficients)
+        theta, L = point
+        g = grad(theta)
+        Hg = hessian_product(grad, theta, g)
+        G, q = optax.tree.vdot(g, g), optax.tree.vdot(g, Hg)
+        v = L @ pairs
+        x0 = G * ra / (self.ridge + G * ra @ ra)
+        change = q * (v - ra * (v @ x0) - v * (ra @ x0))
+        x1 = jnp.linalg.solve(G * jnp.outer(ra, ra) + self.ridge * jnp.eye(ra.size), change)
+        F = scale(after @ L, g), -self.kappa * x0
+        along_Hg, along_g = v @ jnp.asarray(self.propagator.B) @ L, self.kappa * (after @ x0)
+        return Terms(F, (add(scale(along_Hg, Hg), scale(along_g, g)), -self.kappa * x1))
+
+
+def _combined(weights: jax.Array | list[jax.Array], trees: State | list[Params]) -> Params:
+    """Σ weights trees."""
+    return jax.tree.map(
+        lambda *xs: sum(w.astype(x.dtype) * x for w, x in zip(weights, xs, strict=True)), *trees
+    )
+
+
+def extrapolating_law(propagator: Propagator) -> Array:
+    """x* (k,) with Σ_j x*_j m_j = the gradient one step ahead, on polynomials of degree below k.
+
+    M⁺g tends to it for smooth gradients, small steps and the exact inverse; independent of f and θ. Gain 1,
+    and mean delay -1 for k >= 2: RLLC then moves toward anti-regularisation. [formal; numerics agree]
+
+    Raises:
+        ValueError: the memory is not reachable, so that there is no one law.
+    """
+    B, a = propagator.B, propagator.a
+    inverse = np.linalg.inv(np.eye(a.size) - B)
+    # r_j = Σ_i (-(1+i))ʲ aᵀBⁱ, from binomial sums Σ_i C(i+j, j) Bⁱ = (I - B)^-(j+1)
+    rising = [a]
+    for _ in range(a.size):
+        rising.append(rising[-1] @ inverse)
+    rows = []
+    for j in range(a.size):
+        # (1+i)ʲ in the basis C(i+l, l), l = 0..j, solved at i = 0..j
+        points = np.arange(j + 1.0)
+        basis = np.array([[math.comb(int(i) + l, l) for l in range(j + 1)] for i in points])
+        weights = np.linalg.solve(basis, (1 + points) ** j)
+        rows.append((-1.0) ** j * sum(w * rising[l + 1] for l, w in enumerate(weights)))
+    e0 = np.eye(a.size)[0]
+    R = np.array(rows)
+    if np.linalg.matrix_rank(R) < a.size:
+        raise ValueError(f"{propagator!r} has units that are not independent; take its reachable part")
+    return np.asarray(np.linalg.solve(R, e0), np.float64)
+
+
+def averaging_law(propagator: Propagator) -> Array:
+    """Γ⁻¹ r0 (k,): of all laws of its gain the one of least Σ μ_i², of most batches averaged.
+
+    E M⁺g is a multiple of it when gradients are independent noise around a mean.
+    """
+    return np.linalg.solve(propagator.gramian(), _moments(propagator)[0])
+
+
+def _moments(propagator: Propagator) -> tuple[Array, Array]:
+    """r0 = (I - Bᵀ)⁻¹a and r1 = (I - Bᵀ)⁻² Bᵀa: Σ_i aᵀBⁱ and Σ_i i aᵀBⁱ."""
+    B, a = propagator.B, propagator.a
+    resolvent = np.linalg.inv(np.eye(a.size) - B.T)
+    r0 = resolvent @ a
+    return r0, resolvent @ (B.T @ r0)
