@@ -89,3 +89,155 @@ def test_closed_forms_are_the_general_correction(form, problem):
         close(terms.direction, F)
         close(terms.correction, corr)
         assert n > 0 or not np.abs(corr).any()
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_stationary_coefficients_are_the_limit(form, problem):
+    loss, theta = problem
+    grad = jax.grad(loss)
+    late = jax.tree.map(lambda x: x[-1], form.coefficients(2000))
+    close(form.terms(grad, late, theta).direction, form.terms(grad, form.stationary(), theta).direction)
+    close(form.terms(grad, late, theta).correction, form.terms(grad, form.stationary(), theta).correction)
+
+
+def test_of_a_function_of_the_history_the_same():
+    loss, theta = LOSSES["tanh net"]()
+    grad = jax.grad(loss)
+    mu = laws.nesterov(1.0, 0.7).weights(5)
+
+    def F(*history):  # newest first
+        return sum(w * grad(point) for w, point in zip(mu, history, strict=False))
+
+    method = FORMS["nesterov, look-ahead"].method(grad)
+    for n in (0, 1, 4):
+        close(direction(F, n)(theta), direction(method, n)(theta), 1e-14)
+        close(correction(F, n)(theta), correction(method, n)(theta), 1e-13)
+        close(memoryless(F, 0.1)(n, theta), memoryless(method, 0.1)(n, theta), 1e-14)
+
+
+@pytest.mark.parametrize(
+    ("tx", "form"),
+    [
+        (optax.sgd(0.1, momentum=0.7), FORMS["heavy ball"]),
+        (optax.sgd(0.1, momentum=0.7, nesterov=True), FORMS["nesterov, look-ahead"]),
+        (optax.adam(0.1, 0.8, 0.9, eps=0.3), FORMS["adam, eps outside"]),
+        (optax.adamw(0.1, 0.8, 0.9, eps=0.3, weight_decay=0.1), FORMS["adamw, eps outside"]),
+        (optax.adam(0.1, 0.9, 0.97, eps=0.0, eps_root=0.3), None),  # eps_root is added after bias correction
+        (optax.rmsprop(0.1, 0.97, eps=0.3, eps_in_sqrt=True), FORMS["rmsprop"]),
+    ],
+    ids=["sgd", "nesterov", "adam", "adamw", "adam, eps_root", "rmsprop"],
+)
+def test_an_optax_transformation_as_it_is(tx, form, problem):
+    loss, theta = problem
+    grad = jax.grad(loss)
+    form = form or FORMS["adam"]
+    method, row = from_optax(tx, grad, 0.1), jax.tree.map(lambda x: x[6], form.coefficients(6))
+    terms = form.terms(grad, row, theta)
+    close(direction(method, 6)(theta), terms.direction)
+    close(correction(method, 6)(theta), terms.correction)
+
+
+def test_parameters_may_be_any_tree():
+    loss, theta = LOSSES["tanh net"]()
+
+    def of_tree(tree):
+        return loss(jnp.concatenate([tree["W"].ravel(), *tree["rest"]]))
+
+    tree = {"W": theta[:6].reshape(2, 3), "rest": (theta[6:9], theta[9:])}
+    for form in (FORMS["adamw"], FORMS["heavy ball, decoupled decay"], FORMS["lion"]):
+        row = jax.tree.map(lambda x: x[3], form.coefficients(3))
+        got = jax.jit(lambda x, form=form, row=row: form.terms(jax.grad(of_tree), row, x))(tree)
+        want = jax.jit(lambda x, form=form, row=row: form.terms(jax.grad(loss), row, x))(theta)
+        close(jnp.concatenate([got.correction["W"].ravel(), *got.correction["rest"]]), want.correction, 1e-14)
+        general = jax.jit(correction(form.method(jax.grad(of_tree)), 3))(tree)
+        close(general["W"].ravel(), want.correction[:6], 1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+@pytest.mark.parametrize("n", [3, None])
+def test_linear_memory_descends_the_modified_loss(decay, n, problem):
+    loss, theta = problem
+    form, h = Linear(FORMS["M(.9)+M_2(.6)"].law, weight_decay=decay), 0.03
+    row = form.stationary() if n is None else jax.tree.map(lambda x: x[n], form.coefficients(n))
+    F, corr = form.terms(jax.grad(loss), row, theta)
+    close(jax.grad(form.modified_loss(loss, h, row))(theta), F + h * corr, 1e-12)
+
+
+def test_adaptive_corrections_are_factors_times_the_gradient_of_the_perturbed_norm(problem):
+    loss, theta = problem
+    g = jax.grad(loss)(theta)
+    adam, lion = Adam(0.9, 0.97, 0.3), Lion(0.9, 0.95, 0.3)
+    norm = jax.grad(lambda x: perturbed_norm(jax.grad(loss)(x), 0.3))(theta)
+    R = jnp.sqrt(g**2 + 0.3)
+    close(
+        adam.terms(jax.grad(loss), adam.stationary(), theta).correction,
+        (9 - 0.97 / 0.03 * g**2 / R**2) / R * norm,
+    )
+    # Lion's is Adam's with one delay for numerator and denominator
+    tau = 0.9 / 0.05
+    close(lion.terms(jax.grad(loss), lion.stationary(), theta).correction, tau * (1 - g**2 / R**2) / R * norm)
+
+
+def test_the_modified_loss_has_no_dense_hessian():
+    loss, theta = LOSSES["logistic"]()
+    form = FORMS["heavy ball"]
+    program = str(jax.make_jaxpr(jax.grad(form.modified_loss(loss, 0.1)))(theta))
+    assert "5,5]" not in program and "40,5" in program
+
+
+def slopes(form, loss, steps_of, corrected, **more):
+    """Of log max_n |θ_n - θ~_n| against log h, over halvings of h = 1/steps."""
+    f, theta = loss()
+    grad, method = jax.grad(f), None
+    method = form.method(grad)
+    errors = []
+    for steps in steps_of:
+        run = jax.jit(lambda theta, n=steps: simulate(method, theta, 1 / n, n))(theta)
+        other = jax.jit(lambda theta, n=steps: follow(form, grad, theta, 1 / n, n, corrected, **more))(theta)
+        errors.append(float(jnp.abs(run - other).max()))
+    return np.diff(-np.log2(errors))
+
+
+SECOND_ORDER = [
+    ("heavy ball", "tanh net", 0.02),
+    ("nesterov, iterates", "tanh net", 0.02),
+    ("M(.9)+M_2(.6)", "tanh net", 0.05),
+    ("heavy ball, decoupled decay", "logistic", 0.01),
+    ("adam", "logistic", 0.03),
+    ("adam, eps outside", "tanh net", 0.03),
+    ("lion", "logistic", 0.02),
+]
+
+
+@pytest.mark.parametrize(("name", "loss", "tolerance"), SECOND_ORDER, ids=[name for name, *_ in SECOND_ORDER])
+def test_the_distance_is_of_second_order_with_the_correction_and_of_first_without(name, loss, tolerance):
+    form, loss = FORMS[name], LOSSES[loss]
+    np.testing.assert_allclose(slopes(form, loss, (2048, 4096, 8192), True), 2, atol=tolerance)
+    np.testing.assert_allclose(slopes(form, loss, (2048, 4096), False), 1, atol=0.02)
+
+
+def test_stationary_coefficients_from_the_first_step_are_of_first_order_only():
+    form, loss = FORMS["heavy ball"], LOSSES["tanh net"]
+    np.testing.assert_allclose(slopes(form, loss, (256, 512, 1024), True, stationary=True), 1, atol=0.05)
+
+
+def test_from_a_shifted_start_they_are_of_second_order():
+    form = FORMS["heavy ball"]
+    f, theta = LOSSES["tanh net"]()
+    grad, errors = jax.grad(f), []
+    for n in (512, 1024, 2048):
+        shifted = theta + form.stationary().moment / n * grad(theta)
+        run = simulate(form.method(grad), theta, 1 / n, n)
+        other = follow(form, grad, shifted, 1 / n, n, stationary=True)
+        errors.append(float(jnp.abs(run - other)[n // 4 :].max()))  # after the initial layer
+    np.testing.assert_allclose(np.diff(-np.log2(errors)), 2, atol=0.05)
+
+
+def test_the_iteration_of_a_method_is_that_of_its_closed_form():
+    form = FORMS["nadamw"]
+    f, theta = LOSSES["valley"]()
+    step = jax.jit(memoryless(form.method(jax.grad(f)), 0.02))
+    points = [theta]
+    for n in range(5):
+        points.append(step(n, points[-1]))
+    close(jnp.stack(points), follow(form, jax.grad(f), theta, 0.02, 5), 1e-12)

@@ -120,6 +120,6 @@ def _measured(tx: optax.GradientTransformation, learning_rate: float, steps: int
         g = jnp.asarray(SIZES)
         method = from_optax(tx, lambda theta: theta + g, learning_rate)
         at = jnp.zeros_like(g)
-        decay(method, at)
+        decay(method, at)  # warns
         F, corr = direction(method, steps)(at), correction(method, steps)(at)
         return np.asarray(corr * g / jnp.where(F == 0, jnp.nan, F) ** 2)

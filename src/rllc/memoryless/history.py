@@ -194,7 +194,7 @@ def with_start(start: Params, path: Params) -> Params:
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
 
 
-def decay(method: Method, theta: Params, n: int = 128) -> float:
+def decay(method: Method, theta: Params, n: int = 512) -> float:
     """How fast F_n forgets: q such that |D_{n-k}F_n| falls like qᵏ in the older half of n steps at θ.
 
     Below 1 memory decays. Near 1 the theory does not apply: AdaGrad's, for example, is an average of all
@@ -203,11 +203,12 @@ def decay(method: Method, theta: Params, n: int = 128) -> float:
     Args:
         method: the method.
         theta: a point; where memory of a linear method has H = 0 there is nothing to measure, and q is 0.
-        n: steps; more show a slower decay. At least 8.
+        n: steps, longer than a fast part of memory takes to vanish; at least 8.
     """
     sizes = _sensitivities(method, theta, n)
-    old, middle = sizes[1 : n // 4].mean(), sizes[n // 2 : 3 * n // 4].mean()
-    q = float((old / middle) ** (2 / n)) if middle > 0 else 0.0
+    quarter = n // 4
+    old, middle = sizes[1 : 1 + quarter].mean(), sizes[1 + 2 * quarter : 1 + 3 * quarter].mean()
+    q = float((old / middle) ** (1 / (2 * quarter))) if middle > 0 else 0.0
     if q > 1 - 1e-5:
         warnings.warn(
             f"the memory of this method does not decay (measured: a factor of {q:.6f} a step over {n} steps);"

@@ -1,0 +1,167 @@
+"""Verdicts: which memory regularises, by how much, in which norm, and where that changes."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rllc
+from rllc import laws
+from rllc.memoryless import (
+    Adam,
+    Linear,
+    Lion,
+    LongMemoryWarning,
+    NesterovIterates,
+    RMSProp,
+    decay,
+    explicit_correction,
+    from_optax,
+    memory_effect,
+    memoryless,
+)
+
+
+@pytest.mark.parametrize(
+    ("law", "delay", "verdict"),
+    [
+        (laws.sgd(1.0), 0, "neutral"),
+        (laws.heavy_ball(1.0, 0.9), 9, "regularises"),
+        (laws.nesterov(1.0, 0.9), 8.1, "regularises"),
+        (laws.qhm(1.0, 0.9, 0.7), 6.3, "regularises"),
+        (laws.adams_bashforth(1.0), -0.5, "anti-regularises"),
+        (laws.optimistic(1.0), -1, "anti-regularises"),
+        (laws.delayed(1.0, 3), 3, "regularises"),
+        (rllc.FixedLaw(rllc.M(-0.5), [1.0]), -1 / 3, "anti-regularises"),
+    ],
+)
+def test_linear_memory(law, delay, verdict):
+    effect = memory_effect(law)
+    assert effect.verdict == verdict and effect.changes_at is None
+    np.testing.assert_allclose([effect.delay, effect.delay_at_zero], delay, atol=1e-12)
+
+
+def test_nesterovs_delay_is_heavy_balls_less_beta():
+    ball, nag = (memory_effect(law).delay for law in (laws.heavy_ball(1.0, 0.9), laws.nesterov(1.0, 0.9)))
+    assert abs(ball - nag - 0.9) < 1e-12
+    assert abs(memory_effect(NesterovIterates(0.9)).delay - nag) < 1e-12
+
+
+def test_heavy_ball_on_the_flow_is_the_known_factor():
+    tau = memory_effect(laws.heavy_ball(1.0, 0.8)).delay
+    assert abs(1 + 2 * tau - (1 + 0.8) / (1 - 0.8)) < 1e-12
+
+
+def test_a_law_of_gain_zero_has_no_verdict():
+    assert memory_effect(rllc.FixedLaw(rllc.M(0.0, 2), [1.0, -1.0])).verdict == "none"
+
+
+def test_adams_longer_denominator_anti_regularises_where_gradients_are_large():
+    effect = memory_effect(Adam(0.9, 0.999, 1e-8))
+    assert effect.verdict == "anti-regularises" and effect.norm == "|∇f|₁,ε"
+    np.testing.assert_allclose([effect.delay, effect.delay_at_zero], [-990, 9], rtol=1e-3)
+    # g² = ε τ1 / (τ2 - τ1)
+    np.testing.assert_allclose(effect.changes_at, np.sqrt(1e-8 * 9 / 990), rtol=0.05)
+    outside = memory_effect(Adam(0.9, 0.999, 1e-8, outside=True))
+    np.testing.assert_allclose(outside.changes_at, 1e-8 * 9 / 990, rtol=0.05) if outside.changes_at else None
+
+
+def test_equal_decays_leave_adam_regularising_below_eps_only():
+    effect = memory_effect(Adam(0.9, 0.9, 1e-8))
+    assert effect.verdict == "neutral" and abs(effect.delay_at_zero - 9) < 1e-6
+
+
+def test_nadam_is_a_little_more_anti_regularising():
+    nadam, adam = memory_effect(Adam(nesterov=True)), memory_effect(Adam())
+    np.testing.assert_allclose(nadam.delay - adam.delay, 8.1 - 9, rtol=1e-6)
+
+
+def test_rmsprop_and_lion():
+    assert memory_effect(RMSProp(0.99)).verdict == "anti-regularises"
+    assert memory_effect(Lion()).verdict == "neutral"
+    smooth = memory_effect(Lion(0.9, 0.99, 1e-4))
+    assert smooth.verdict == "neutral" and abs(smooth.delay_at_zero - 90) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("tx", "form"),
+    [
+        (optax.sgd(0.1, 0.9), Linear(laws.heavy_ball(1.0, 0.9))),
+        (optax.adamw(0.1, 0.9, 0.99, eps=0.0, eps_root=1e-6), Adam(0.9, 0.99, 1e-6)),
+        (optax.lion(0.1, 0.9, 0.99), Lion(0.9, 0.99)),
+    ],
+    ids=["heavy ball", "adamw", "lion"],
+)
+def test_the_measured_effect_is_the_known_one(tx, form):
+    measured, known = memory_effect(tx, 0.1), memory_effect(form)
+    assert measured.verdict == known.verdict
+    np.testing.assert_allclose(measured.delay, known.delay, atol=1e-6)
+    np.testing.assert_allclose(measured.delay_at_zero, known.delay_at_zero, atol=1e-4)
+    assert (measured.changes_at is None) == (known.changes_at is None)
+
+
+def test_memory_that_does_not_decay_is_measured_and_warned_of():
+    x = jnp.linspace(0.5, 2.0, 4)
+    with pytest.warns(LongMemoryWarning, match=r"a factor of (1|0\.99999)"):
+        decay(from_optax(optax.adagrad(0.1, initial_accumulator_value=0.0), lambda x: x, 0.1), x)
+    assert abs(decay(Linear(laws.heavy_ball(1.0, 0.9)).method(lambda x: x), x) - 0.9) < 1e-9
+    assert abs(decay(Adam(0.9, 0.999, 1e-8).method(lambda x: x), x) - 0.999) < 1e-4
+    assert decay(Linear(laws.sgd(1.0)).method(lambda x: x), x) == 0
+
+
+def test_bad_input():
+    for h in (0.0, -1.0, float("nan"), float("inf"), True):
+        with pytest.raises(ValueError, match="step size h must be a positive finite number"):
+            memoryless(Adam().method(lambda x: x), h)
+    with pytest.raises(ValueError, match="beta2 must lie"):
+        Adam(beta2=1.0)
+    with pytest.raises(ValueError, match="eps must be a positive"):
+        RMSProp(eps=0.0)
+    with pytest.raises(ValueError, match=">= 0, got -1"):
+        Lion(eps=-1.0)
+
+
+def test_an_explicit_correction_adds_cancels_and_counts_one_product():
+    calls = []
+
+    def grad(x):
+        calls.append(1)
+        return jnp.array([1.0, 3.0]) * x + x**3
+
+    form, h = Linear(laws.heavy_ball(1.0, 0.5)), 0.01
+    x = jnp.array([0.3, -0.2])
+    g, base = grad(x), optax.sgd(h, momentum=0.5)
+    plain, _ = base.update(g, base.init(x), x)
+    corr = form.terms(grad, form.stationary(), x).correction
+    for strength in (-1.0, 0.0, 2.0):
+        tx = explicit_correction(base, form, h, strength)
+        calls.clear()
+        updates, _ = tx.update(g, tx.init(x), x, grad_fn=grad)
+        assert len(calls) == 1
+        np.testing.assert_allclose(updates, plain - strength * h**2 * corr, rtol=1e-12)
+    with pytest.raises(ValueError, match="grad_fn"):
+        tx.update(g, tx.init(x), x)
+
+
+def test_minus_one_moves_the_optimizer_to_its_uncorrected_counterpart():
+    """Cancelled, the distance to the iteration without correction falls with h², not h."""
+    import jax
+    from losses import LOSSES
+
+    from rllc.memoryless import follow
+
+    f, x0 = LOSSES["tanh net"]()
+    grad, form, errors = jax.grad(f), Linear(laws.heavy_ball(1.0, 0.5)), []
+    for n in (256, 512, 1024):
+        tx = explicit_correction(optax.sgd(1 / n, momentum=0.5), form, 1 / n, -1.0)
+
+        def body(carry, _, tx=tx):
+            x, state = carry
+            updates, state = tx.update(grad(x), state, x, grad_fn=grad)
+            return (x + updates, state), x + updates
+
+        _, path = jax.lax.scan(body, (x0, tx.init(x0)), length=n)
+        plain = follow(form, grad, x0, 1 / n, n, corrected=False)[1:]
+        errors.append(float(jnp.abs(path - plain).max()))
+    orders = -np.diff(np.log2(errors))
+    assert (orders > 1.8).all(), orders
