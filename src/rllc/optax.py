@@ -52,6 +52,7 @@ def rllc(
     inverse: RelaxedInverse | None = None,
     weight_decay: float | jax.Array = 0.0,
     guard: bool = True,
+    axis_name: str | tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """RLLC with linear memory: θ <- θ - c1 (M L + w θ), and L learned (arXiv 2402.15262, Algorithm 1).
 
@@ -68,13 +69,19 @@ def rllc(
         weight_decay: w, decoupled and multiplied by the learning rate as in optax.adamw.
         guard: keep a gradient that returns after a silence from throwing L away
             (`rllc.law.correction`); False is the paper's exact formula.
+        axis_name: inside jax.shard_map, the mesh axis or axes over which parameters are sharded: sums go
+            over all shards, so that every device has the one law. Parameters that are replicated over
+            such an axis may stand beside sharded ones and count once; shard_map knows which is which.
+            Under jit alone sharded parameters need no axis_name. Needs JAX 0.7 or newer.
 
     Raises:
-        ValueError: a rate, eps, law or memory that makes no sense, named with the remedy.
+        ValueError: a rate, eps, law or memory that makes no sense, named with the remedy; from update,
+            an axis_name that is not bound there, or bound where shard_map does not tell the two kinds of
+            parameters apart (check_vma=False; vmap).
     """
     _check_rate("learning_rate", learning_rate)
     return optax.chain(
-        scale_by_rllc(memory, law_learning_rate, law, eps, inverse, weight_decay, guard),
+        scale_by_rllc(memory, law_learning_rate, law, eps, inverse, weight_decay, guard, axis_name),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -87,6 +94,7 @@ def scale_by_rllc(
     inverse: RelaxedInverse | None = None,
     weight_decay: float | jax.Array = 0.0,
     guard: bool = True,
+    axis_name: str | tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
     """Turn a gradient g into M L + w θ, updating L and M on the way; arguments as in `rllc`.
 
@@ -104,7 +112,8 @@ def scale_by_rllc(
     first_law = _law.initial_law(law, propagator.k)
     _check_rate("law_learning_rate", law_learning_rate)
     _check_rate("weight_decay", weight_decay)
-    rule = _Rule(propagator, inverse, inverse.frame(propagator), law_learning_rate, weight_decay, guard)
+    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    rule = _Rule(propagator, inverse, inverse.frame(propagator), law_learning_rate, weight_decay, guard, axes)
     return optax.GradientTransformation(partial(_init, rule, first_law), partial(_update, rule))
 
 
@@ -117,6 +126,7 @@ class _Rule(NamedTuple):
     law_learning_rate: Rate
     weight_decay: float | jax.Array
     guard: bool
+    axes: tuple[str, ...]
 
     def rate(self, count: jax.Array) -> Any:
         return self.law_learning_rate(count) if callable(self.law_learning_rate) else self.law_learning_rate
@@ -143,8 +153,9 @@ def _update(
     """One step: project g on the old memory, correct the law, remember g, combine."""
     if rule.decays() and params is None:
         raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
-    tops = _tops(state.memory, g)
-    sums = _sums(state.memory, g, tops, rule.frame.basis)
+    _check_bound(rule.axes)
+    tops = _tops(state.memory, g, rule.axes)
+    sums = _sums(state.memory, g, tops, rule.frame.basis, rule.axes)
     x = _correction(rule, sums, state.faded, _machine_epsilon(g))
     L = (state.law + rule.rate(state.count) * x).astype(state.law.dtype)
     good = jnp.isfinite(L).all() & _memory_fits(rule.propagator, tops, state.memory[0])
@@ -170,27 +181,35 @@ def _update(
 # --- the two passes over the parameters ---------------------------------------------------------
 
 
-def _tops(memory: tuple[optax.Updates, ...], gradient: optax.Updates) -> jax.Array:
+def _tops(memory: tuple[optax.Updates, ...], gradient: optax.Updates, axes: tuple[str, ...]) -> jax.Array:
     """The largest modulus in each unit (rows) and leaf (columns), the gradient last: (k + 1, leaves)."""
     dtype = _law_dtype()
     vectors = [_real_leaves(tree) for tree in (*memory, gradient)]
     tops = [[jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves] for leaves in vectors]
     # Not differentiated: the correction does not depend on how its sums were scaled.
-    return jax.lax.stop_gradient(jnp.asarray(tops, dtype).reshape(len(vectors), -1))
+    local = jax.lax.stop_gradient(jnp.asarray(tops, dtype).reshape(len(vectors), -1))
+    return jax.lax.pmax(local, axes) if axes else local
 
 
 def _sums(
-    memory: tuple[optax.Updates, ...], gradient: optax.Updates, tops: jax.Array, basis: np.ndarray
+    memory: tuple[optax.Updates, ...],
+    gradient: optax.Updates,
+    tops: jax.Array,
+    basis: np.ndarray,
+    axes: tuple[str, ...],
 ) -> Sums:
     """W, v and gᵀg of the units M C of the whole tree, each vector scaled before it is squared."""
     dtype, k = _law_dtype(), len(memory)
     memory_scale, gradient_scale = _scale(tops[:k]), _scale(tops[k:])
     units = _combined([_scaled(_real_leaves(unit), memory_scale) for unit in memory], basis)
-    g, r = _scaled(_real_leaves(gradient), gradient_scale), len(units)
-    upper = {(i, j): _dot(units[i], units[j], dtype) for i in range(r) for j in range(i, r)}
+    vectors, r = [*units, _scaled(_real_leaves(gradient), gradient_scale)], len(units)
+    pairs = [(i, j) for i in range(r + 1) for j in range(i, r + 1)]
+    products = [_dot(vectors[i], vectors[j], dtype, axes) for i, j in pairs]
+    # Stacked, so that all shards are summed by one all-reduce.
+    upper = dict(zip(pairs, jax.lax.psum(jnp.stack(products), axes) if axes else products, strict=True))
     W = jnp.stack([jnp.stack([upper[min(i, j), max(i, j)] for j in range(r)]) for i in range(r)])
-    v = jnp.stack([_dot(unit, g, dtype) for unit in units])
-    return Sums(W, v, _dot(g, g, dtype), memory_scale, gradient_scale)
+    v = jnp.stack([upper[i, r] for i in range(r)])
+    return Sums(W, v, upper[r, r], memory_scale, gradient_scale)
 
 
 def _combined(units: list[list[jax.Array]], basis: np.ndarray) -> list[list[jax.Array]]:
@@ -287,14 +306,47 @@ def _scaled(leaves: list[jax.Array], scale: jax.Array) -> list[jax.Array]:
     return [leaf / scale.astype(leaf.dtype) for leaf in leaves]
 
 
-def _dot(xs: list[jax.Array], ys: list[jax.Array], dtype: Any) -> jax.Array:
+def _dot(xs: list[jax.Array], ys: list[jax.Array], dtype: Any, axes: tuple[str, ...]) -> jax.Array:
     # jnp.sum(x * y), not vdot: it works on leaves of any sharding, explicit too.
-    terms = [jnp.sum(x * y).astype(dtype) for x, y in zip(xs, ys, strict=True)]
+    terms = [_once(jnp.sum(x * y), axes).astype(dtype) for x, y in zip(xs, ys, strict=True)]
     return sum(terms, start=jnp.zeros((), dtype))
 
 
 def _machine_epsilon(tree: Any) -> float:
     return max([float(jnp.finfo(_wide(leaf).dtype).eps) for leaf in jax.tree.leaves(tree)], default=0.0)
+
+
+# --- shards, inside jax.shard_map ---------------------------------------------------------------
+
+
+def _once(term: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The term, but zero on all devices but the first of those that have the same one."""
+    for name in axes:
+        if name not in _varying(term):
+            term = jnp.where(jax.lax.axis_index(name) == 0, term, 0)
+    return term
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    """The mapped axes along which x differs from device to device, as shard_map's types say."""
+    kind = jax.typeof(x)
+    return kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # before and since JAX 0.10
+
+
+def _check_bound(axes: tuple[str, ...]) -> None:
+    for name in axes:
+        try:
+            index = jax.lax.axis_index(name)
+        except NameError:
+            raise ValueError(
+                f"axis_name {name!r} is not bound here: call update inside jax.shard_map over a mesh with"
+                " that axis, or leave axis_name out where jit shards the parameters"
+            ) from None
+        if name not in _varying(index):
+            raise ValueError(
+                f"over axis_name {name!r} sharded and replicated parameters cannot be told apart here;"
+                " use jax.shard_map with check_vma=True, its default"
+            )
 
 
 def _check_leaves(params: optax.Params) -> None:
