@@ -13,16 +13,13 @@ import argparse
 import functools
 import math
 import platform
-import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import torch
 from rich.progress import track
@@ -34,10 +31,11 @@ from rllc.lab import networks
 from rllc.lab.checks import make_writable
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import cost, timings
-from rllc.lab.evidence.timings import ALONE, STEP, Cost, Spread
+from rllc.lab.evidence.timings import ALONE, STEP, Cost
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import PAPER, Rates, trials
 from rllc.lab.records import now, this_commit, this_hardware
+from rllc.lab.rounds import Contender, Effort, race, spread
 from rllc.lab.tasks import TASKS, Examples, Task
 from rllc.optax import rllc
 
@@ -49,13 +47,6 @@ LR, LAW_LR = 1e-5, 0.003
 PACKAGES = ("rllc", "torch", "jax", "optax", "numpy")
 
 
-class Effort(NamedTuple):
-    """How many rounds, and how many steps each optimizer does in one."""
-
-    rounds: int
-    steps: int
-
-
 EFFORTS = {
     "cifar10-mlp": {STEP: Effort(40, 10), ALONE: Effort(40, 20)},
     "cifar10-conv": {STEP: Effort(15, 1), ALONE: Effort(40, 40)},
@@ -63,14 +54,6 @@ EFFORTS = {
 }
 
 Shapes = tuple[tuple[int, ...], ...]
-
-
-class Contender(NamedTuple):
-    """What is timed: a function that does some number of steps. For what flops are, see Cost."""
-
-    run: Callable[[int], None]
-    flops: float | None = None
-    compile_seconds: float | None = None
 
 
 def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = OPTIMIZERS) -> list[Cost]:
@@ -94,26 +77,6 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
                 Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, *made)
             )
     return costs
-
-
-def race(contenders: dict[str, Contender], effort: Effort, title: str) -> dict[str, np.ndarray]:
-    """ms a step of each contender in each round, (rounds,); the order is shuffled in every round."""
-    names = list(contenders)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for name in names:  # a first time, for what is only made then
-        contenders[name].run(effort.steps)
-    for number in track(range(effort.rounds), title):
-        random.Random(number).shuffle(names)
-        for name in names:
-            started = time.perf_counter()
-            contenders[name].run(effort.steps)
-            times[name].append(1000 * (time.perf_counter() - started) / effort.steps)
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def spread(values: np.ndarray) -> Spread:
-    """Quartiles of (rounds,) numbers."""
-    return Spread(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
 
 
 # --- PyTorch --------------------------------------------------------------------------------------
