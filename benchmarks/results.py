@@ -16,12 +16,13 @@ from rllc.lab import runs
 from rllc.lab.evidence import claims, cost, figures, tables
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import replacing
+from rllc.lab.memoryless import effects
 from rllc.lab.records import Record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "paper.parquet"
 COST = ROOT / "results" / "cost"
-TEXTS = (ROOT / "README.md", ROOT / "docs" / "results.md")
+TEXTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "memoryless.md")
 FIGURES = (2, 4, 5)  # 1 is ResNet-20's, 3 is made of timings
 
 Records = Sequence[Record]
@@ -56,6 +57,13 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "cost": _file("cost/cost.md"),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),
+    "memory effects": lambda records: effects.table(),
+    "memory of optax": _file("memoryless/optax.md"),
+    "memoryless slopes": _file("memoryless/slopes.md"),
+    "memoryless claim": _file("memoryless/claim.md"),
+    "memoryless explicit": _file("memoryless/explicit.md"),
+    "memoryless law": _file("memoryless/law.md"),
+    "memoryless cost": _file("memoryless/cost.md"),
 }
 BLOCK = re.compile(r"<!-- made: (?P<name>.+?) -->\n.*?<!-- end -->", re.DOTALL)
 

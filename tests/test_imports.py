@@ -28,9 +28,13 @@ ALLOWED = {
 }
 FRAMEWORKS = {
     *("torch", "jax", "optax", "matplotlib", "datasets", "tyro", "rich", "sklearn", "pyarrow"),
-    *("fsspec", "plotly", "ray", "schedulefree"),
+    *("fsspec", "plotly", "ray", "schedulefree", "numba", "triton"),
 }
-FRAMEWORKS_OF = {"optax": {"jax", "optax"}, "torch": {"torch"}, "memoryless": {"jax"}}
+FRAMEWORKS_OF = {
+    "optax": {"jax", "optax"},
+    "torch": {"torch", "numba", "triton"},
+    "memoryless": {"jax", "optax"},
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

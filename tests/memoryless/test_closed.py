@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from losses import LOSSES
 
 import rllc
 from rllc import laws
+from rllc.lab.memoryless.problems import PROBLEMS
 from rllc.memoryless import (
     Adam,
     Linear,
@@ -63,7 +63,7 @@ def close(got, want, tolerance=1e-10):
 def problem():
     """The sum of the three losses, each of parameters of its own."""
     with jax.enable_x64(True):
-        losses, starts = zip(*(make() for make in LOSSES.values()), strict=True)
+        losses, starts = zip(*(make() for make in PROBLEMS.values()), strict=True)
         ends = np.cumsum([start.size for start in starts])
 
     def loss(theta):
@@ -101,7 +101,7 @@ def test_stationary_coefficients_are_the_limit(form, problem):
 
 
 def test_of_a_function_of_the_history_the_same():
-    loss, theta = LOSSES["tanh net"]()
+    loss, theta = PROBLEMS["tanh-net"]()
     grad = jax.grad(loss)
     mu = laws.nesterov(1.0, 0.7).weights(5)
 
@@ -138,7 +138,7 @@ def test_an_optax_transformation_as_it_is(tx, form, problem):
 
 
 def test_parameters_may_be_any_tree():
-    loss, theta = LOSSES["tanh net"]()
+    loss, theta = PROBLEMS["tanh-net"]()
 
     def of_tree(tree):
         return loss(jnp.concatenate([tree["W"].ravel(), *tree["rest"]]))
@@ -179,7 +179,7 @@ def test_adaptive_corrections_are_factors_times_the_gradient_of_the_perturbed_no
 
 
 def test_the_modified_loss_has_no_dense_hessian():
-    loss, theta = LOSSES["logistic"]()
+    loss, theta = PROBLEMS["logistic"]()
     form = FORMS["heavy ball"]
     program = str(jax.make_jaxpr(jax.grad(form.modified_loss(loss, 0.1)))(theta))
     assert "5,5]" not in program and "40,5" in program
@@ -199,31 +199,31 @@ def slopes(form, loss, steps_of, corrected, **more):
 
 
 SECOND_ORDER = [
-    ("heavy ball", "tanh net", 0.02),
-    ("nesterov, iterates", "tanh net", 0.02),
-    ("M(.9)+M_2(.6)", "tanh net", 0.05),
+    ("heavy ball", "tanh-net", 0.02),
+    ("nesterov, iterates", "tanh-net", 0.02),
+    ("M(.9)+M_2(.6)", "tanh-net", 0.05),
     ("heavy ball, decoupled decay", "logistic", 0.01),
     ("adam", "logistic", 0.03),
-    ("adam, eps outside", "tanh net", 0.03),
+    ("adam, eps outside", "tanh-net", 0.03),
     ("lion", "logistic", 0.02),
 ]
 
 
 @pytest.mark.parametrize(("name", "loss", "tolerance"), SECOND_ORDER, ids=[name for name, *_ in SECOND_ORDER])
 def test_the_distance_is_of_second_order_with_the_correction_and_of_first_without(name, loss, tolerance):
-    form, loss = FORMS[name], LOSSES[loss]
+    form, loss = FORMS[name], PROBLEMS[loss]
     np.testing.assert_allclose(slopes(form, loss, (2048, 4096, 8192), True), 2, atol=tolerance)
     np.testing.assert_allclose(slopes(form, loss, (2048, 4096), False), 1, atol=0.02)
 
 
 def test_stationary_coefficients_from_the_first_step_are_of_first_order_only():
-    form, loss = FORMS["heavy ball"], LOSSES["tanh net"]
+    form, loss = FORMS["heavy ball"], PROBLEMS["tanh-net"]
     np.testing.assert_allclose(slopes(form, loss, (256, 512, 1024), True, stationary=True), 1, atol=0.05)
 
 
 def test_from_a_shifted_start_they_are_of_second_order():
     form = FORMS["heavy ball"]
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad, errors = jax.grad(f), []
     for n in (512, 1024, 2048):
         shifted = theta + form.stationary().moment / n * grad(theta)
@@ -235,7 +235,7 @@ def test_from_a_shifted_start_they_are_of_second_order():
 
 def test_the_iteration_of_a_method_is_that_of_its_closed_form():
     form = FORMS["nadamw"]
-    f, theta = LOSSES["valley"]()
+    f, theta = PROBLEMS["valley"]()
     step = jax.jit(memoryless(form.method(jax.grad(f)), 0.02))
     points = [theta]
     for n in range(5):

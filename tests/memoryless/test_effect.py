@@ -146,11 +146,11 @@ def test_an_explicit_correction_adds_cancels_and_counts_one_product():
 def test_minus_one_moves_the_optimizer_to_its_uncorrected_counterpart():
     """Cancelled, the distance to the iteration without correction falls with h², not h."""
     import jax
-    from losses import LOSSES
 
+    from rllc.lab.memoryless.problems import PROBLEMS
     from rllc.memoryless import follow
 
-    f, x0 = LOSSES["tanh net"]()
+    f, x0 = PROBLEMS["tanh-net"]()
     grad, form, errors = jax.grad(f), Linear(laws.heavy_ball(1.0, 0.5)), []
     for n in (256, 512, 1024):
         tx = explicit_correction(optax.sgd(1 / n, momentum=0.5), form, 1 / n, -1.0)

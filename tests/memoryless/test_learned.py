@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import LOSSES
 
 import rllc
 from rllc import reference
+from rllc.lab.memoryless.problems import PROBLEMS
 from rllc.memoryless import (
     SmoothRidge,
     averaging_law,
@@ -27,7 +27,7 @@ MEMORIES = ("M(0.7)", "M(0.7) + M(0.0)", "M_2(0.5)")
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_the_smooth_ridge_has_the_general_correction(memory):
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad, p = jax.grad(f), rllc.parse(memory)
     form = SmoothRidge(p, ridge=0.3, kappa=2.0, h=0.0)
     point = theta, jnp.linspace(1.0, 0.4, p.k)
@@ -53,7 +53,7 @@ def test_the_smooth_ridge_has_the_general_correction(memory):
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_parameters_and_law_together_are_followed_to_second_order(memory):
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad, p = jax.grad(f), rllc.parse(memory)
     start = theta, jnp.ones(p.k)
 
@@ -72,7 +72,7 @@ def test_parameters_and_law_together_are_followed_to_second_order(memory):
 
 
 def test_only_products_of_the_rates_matter():
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad = jax.jit(jax.grad(f))
     p, c1, c2, L0 = rllc.parse("M(0.8) + M(0.1)"), 0.04, 0.005, np.array([1.0, 0.3])
     h, l0 = unit_rates(c1, c2, L0)
@@ -113,7 +113,7 @@ def test_the_extrapolating_law_extrapolates_polynomials(memory):
 
 @pytest.mark.parametrize("memory", ["M(0.7) + M(0.0)", "M_2(0.5)"])
 def test_on_smooth_gradients_the_exact_inverse_extrapolates_and_a_large_ridge_averages(memory):
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad, p = jax.jit(jax.grad(f)), rllc.parse(memory)
     r0 = gain_vector(p)
     errors = {"exact": [], "ridge": []}
@@ -157,7 +157,7 @@ def test_in_noise_the_law_moves_toward_the_averaging_of_least_variance():
 
 def test_one_units_law_grows_linearly_in_the_small_step_limit():
     """l' = 1/r0: the built-in warm-up."""
-    f, theta = LOSSES["tanh net"]()
+    f, theta = PROBLEMS["tanh-net"]()
     grad, p = jax.jit(jax.grad(f)), rllc.parse("M(0.5)")
     found = []
     for h in (1e-2, 1e-3):

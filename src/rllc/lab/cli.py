@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rllc.lab import options
+    from rllc.lab.bench import Bench
+    from rllc.lab.memoryless.command import Memoryless
     from rllc.lab.show import Show
 
     Command = (
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
         | options.RunsShow
         | options.Merge
         | options.Prune
+        | Memoryless
+        | Bench
     )
 
 NEEDED = (
     *("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn", "fsspec"),
-    *("jinja2", "plotly", "schedulefree"),
+    *("jinja2", "numba", "plotly", "schedulefree"),
 )
 
 DESCRIPTION = """Optimizers with memory that learn how to use it.
@@ -44,6 +48,8 @@ First steps:
   rllc compare digits-mlp          train RLLC beside SGD, momentum and Adam on real data, in about a minute
   rllc show "M(0.9) + M_2(0.6)"    what a memory is: matrices, eigenvalues, impulse responses
   rllc compare --help              everything that can be chosen
+  rllc memoryless adam             what an optimizer's memory does to the loss, and how well that is known
+  rllc bench --quick               what a step costs beside AdamW and SGD
 
 The paper's evidence:
   rllc run table1 --grid short --tasks fashion-mlp --out runs
@@ -91,8 +97,9 @@ def _run(command: Command) -> int:
 
 
 def _experiment(command: Command, console: Console) -> None:
-    from rllc.lab import compare, options, run, runs
+    from rllc.lab import bench, compare, options, run, runs
     from rllc.lab.evidence import results
+    from rllc.lab.memoryless import command as memoryless
 
     match command:
         case options.Compare():
@@ -113,6 +120,10 @@ def _experiment(command: Command, console: Console) -> None:
             runs.merge(command, console)
         case options.Prune():
             runs.prune(command, console)
+        case memoryless.Memoryless():
+            memoryless.main(command, console)
+        case bench.Bench():
+            bench.main(command, console)
 
 
 def _parsed(argv: Sequence[str]) -> Command:
@@ -122,7 +133,9 @@ def _parsed(argv: Sequence[str]) -> Command:
     import tyro
 
     from rllc.lab import options
+    from rllc.lab.bench import Bench
     from rllc.lab.errors import Refused
+    from rllc.lab.memoryless.command import Memoryless
     from rllc.lab.show import Show
 
     named = tyro.conf.subcommand
@@ -141,6 +154,8 @@ def _parsed(argv: Sequence[str]) -> Command:
         | Annotated[options.Figure, named("figure")]
         | Annotated[options.Report, named("report")]
         | Runs
+        | Annotated[Memoryless, named("memoryless")]
+        | Annotated[Bench, named("bench")]
     )
     said = io.StringIO()
     try:

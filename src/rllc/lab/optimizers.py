@@ -88,6 +88,7 @@ class Rllc:
     guard: bool = True
 
     def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        params = list(params)
         return RLLC(
             params,
             self.memory,
@@ -96,6 +97,8 @@ class Rllc:
             law=self.law,
             inverse=self.inverse,
             guard=self.guard,
+            # Named, so that the last bits of a run do not depend on what else is installed.
+            fused=True if params[0].device.type == "cpu" else None,
         )
 
 

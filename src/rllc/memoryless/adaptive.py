@@ -6,7 +6,7 @@ the correction of each is a factor, elementwise, times a Hessian product; for Ad
     F = g/R + λ θ,     corr_n = (1/R) [τ_n(β1) - τ_n(β2) g²/R²] H F,     τ_n(β) -> β/(1-β).
 
 In words: the numerator's memory penalises |g|_{1,ε}, the denominator's rewards it, and where gradients are
-large against ε the longer of the two decides. Source: arXiv 2502.02132; docs/memoryless.md, section 5.
+large against ε the longer of the two decides. Source: arXiv 2502.02132; docs/memoryless.md, section 3.
 
 `delay` is the effective mean delay τ(g) = corr·g / (κ F²) on a scalar quadratic of curvature κ, λ = 0: the τ
 of the linear memory that would make the same correction. τ > 0 regularises.
@@ -280,16 +280,22 @@ def perturbed_norm(g: Params, eps: float) -> jax.Array:
 def _past(direction: Callable[[Any], jax.Array], first: float, ratio: float, n: Any) -> jax.Array:
     """Σ_{k=1..n} first ratio^(k-1) Σ_{s=n-k..n-1} direction(s), for an n that may be infinite.
 
-    A_{s+1} = ratio A_s + W_{s+1} direction(s) with W_s the sum of the first s weights: no cancellation.
+    A_{s+1} = ratio A_s + W_{s+1} direction(s) with W_s the sum of the first s weights: no cancellation. What
+    is older than the dtype can tell is left out, so that the work is bounded.
     """
     limit = first / (1 - ratio) ** 2 * direction(np.inf)
     steps = jnp.where(jnp.isinf(n), 0, n).astype(jnp.int32)
+    told = math.ceil(math.log(jnp.finfo(limit.dtype).eps / 64) / math.log(max(ratio, 1e-3)))
 
     def body(s: jax.Array, total: jax.Array) -> jax.Array:
         weight = first / (1 - ratio) * (1 - ratio ** (s + 1).astype(limit.dtype))
         return ratio * total + weight * direction(s)
 
-    return jnp.where(jnp.isinf(n), limit, jax.lax.fori_loop(0, steps, body, jnp.zeros_like(limit)))
+    return jnp.where(
+        jnp.isinf(n),
+        limit,
+        jax.lax.fori_loop(jnp.maximum(steps - told, 0), steps, body, jnp.zeros_like(limit)),
+    )
 
 
 def _delay(beta: float, n: Any) -> Array:

@@ -7,7 +7,7 @@ orders AT FIXED θ, the correction of linear memory is
 
 Σ the covariance of a batch's gradient. This average is NOT the drift of the mean trajectory: θ_n has seen
 those batches already, and for independent batches that correlation cancels the q term exactly. Source: arXiv
-2502.02132; docs/memoryless.md, section 4.
+2502.02132; docs/memoryless.md, section 5.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     memory_effect(rllc.laws.nesterov(1.0, 0.9))
     memory_effect(optax.lion(1e-3))        measured, of the optimizer as it is
 
-Source: arXiv 2502.02132; docs/memoryless.md, sections 3 and 5.
+Source: arXiv 2502.02132; docs/memoryless.md, sections 2 and 3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ __all__ = ["Effect", "memory_effect"]
 Form = Linear | NesterovIterates | Adam | RMSProp | Lion
 Verdict = Literal["regularises", "anti-regularises", "neutral", "none"]
 
-SIZES = np.logspace(-8, 4, 121)
+SIZES = np.logspace(-14, 12, 261)
+# Measured after finitely many steps, what is left of the first ones must not count at the largest size.
+MEASURED_SIZES = SIZES[SIZES < 1e4]
 NEUTRAL = 1e-6  # |τ| in steps, below which memory does nothing to this order
 MEASURED_NEUTRAL = 1e-3
 
@@ -56,12 +58,12 @@ class Effect:
 def memory_effect(
     optimizer: Form | FixedLaw | optax.GradientTransformation,
     learning_rate: float = 1.0,
-    steps: int = 4096,
+    steps: int = 16_384,
 ) -> Effect:
     """Whether memory regularises, by how much, in which norm, and where that changes.
 
     For an optax transformation the delay τ(g) is measured: its correction is computed by one jvp through
-    `steps` steps on scalar quadratics whose gradients have sizes from 1e-8 to 1e4, in float64. That is its
+    `steps` steps on scalar quadratics whose gradients have sizes from 1e-14 to 1e4, in float64. That is its
     effect for methods that act on each coordinate by itself.
 
     Args:
@@ -78,10 +80,9 @@ def memory_effect(
     if isinstance(optimizer, FixedLaw):
         optimizer = Linear(optimizer)
     if isinstance(optimizer, optax.GradientTransformation):
-        return _effect(
-            _measured(optimizer, learning_rate, steps), "measured by coordinates", MEASURED_NEUTRAL
-        )
-    return _effect(optimizer.delay(SIZES), _norm(optimizer), NEUTRAL)
+        delays = _measured(optimizer, learning_rate, steps)
+        return _effect(MEASURED_SIZES, delays, "measured by coordinates", MEASURED_NEUTRAL)
+    return _effect(SIZES, optimizer.delay(SIZES), _norm(optimizer), NEUTRAL)
 
 
 def _norm(form: Form) -> str:
@@ -90,9 +91,9 @@ def _norm(form: Form) -> str:
     return "½|∇f|²"
 
 
-def _effect(delays: Array, norm: str, neutral: float) -> Effect:
+def _effect(sizes: Array, delays: Array, norm: str, neutral: float) -> Effect:
     small, large = float(delays[0]), float(delays[-1])
-    return Effect(_verdict(large, neutral), large, small, norm, _change(delays, neutral))
+    return Effect(_verdict(large, neutral), large, small, norm, _change(sizes, delays, neutral))
 
 
 def _verdict(delay: float, neutral: float) -> Verdict:
@@ -103,7 +104,7 @@ def _verdict(delay: float, neutral: float) -> Verdict:
     return "regularises" if delay > 0 else "anti-regularises"
 
 
-def _change(delays: Array, neutral: float) -> float | None:
+def _change(sizes: Array, delays: Array, neutral: float) -> float | None:
     """The size at which the delay changes its sign, between two sizes by their logarithms."""
     signs = np.where(np.abs(delays) < neutral, 0, np.sign(delays))
     (changes,) = np.nonzero(signs[:-1] * signs[1:] < 0)
@@ -111,13 +112,13 @@ def _change(delays: Array, neutral: float) -> float | None:
         return None
     i = changes[0]
     share = delays[i] / (delays[i] - delays[i + 1])
-    return float(SIZES[i] * (SIZES[i + 1] / SIZES[i]) ** share)
+    return float(sizes[i] * (sizes[i + 1] / sizes[i]) ** share)
 
 
 def _measured(tx: optax.GradientTransformation, learning_rate: float, steps: int) -> Array:
     """τ(g) = corr·g / F² at the points 0 of quadratics of curvature 1, one for each size of gradient."""
     with jax.enable_x64(True):
-        g = jnp.asarray(SIZES)
+        g = jnp.asarray(MEASURED_SIZES)
         method = from_optax(tx, lambda theta: theta + g, learning_rate)
         at = jnp.zeros_like(g)
         decay(method, at)  # warns

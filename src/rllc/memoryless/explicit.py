@@ -6,7 +6,9 @@
 
 By the theory the optimizer's steps are those of a memoryless one plus h² corr_n(θ). The wrapper adds
 strength · h² corr(θ), from one Hessian product: -1 cancels the term, 1 doubles it, 0 is the optimizer
-untouched.
+untouched. In a direction of curvature λ the term is strength · h m1 λ of a step (linear memory, m1 = c0 τ):
+where that is above 1 it is no correction any more. A negative strength then climbs, and on networks at the
+rates in use it mostly diverges (docs/memoryless.md, section 8).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class ExplicitCorrectionState(NamedTuple):
 
 
 def explicit_correction(
-    tx: optax.GradientTransformation, form: ClosedForm, learning_rate: float, strength: float
+    tx: optax.GradientTransformation, form: ClosedForm, learning_rate: float, strength: float | jax.Array
 ) -> optax.GradientTransformationExtraArgs:
     """tx with strength · h² corr(θ) subtracted from its updates, corr in its stationary form.
 
@@ -42,7 +44,7 @@ def explicit_correction(
         tx: the optimizer, of a constant learning rate; its updates are added to the parameters.
         form: what it is: `Linear`, `Adam`, `Lion`, ...
         learning_rate: h > 0 of tx.
-        strength: any number.
+        strength: any number; it may be traced.
 
     Raises:
         ValueError: the learning rate is not positive; at the update, no parameters or no grad_fn.

@@ -6,7 +6,7 @@
 
 F_n(θ) with one argument means that all of the history is θ, and D_{n-k} is the Jacobian with respect to
 θ_{n-k}. Where memory decays and F is smooth, (3) from the same start stays within O(h²) of (1) for n <= T/h,
-without the correction within O(h). Source: arXiv 2502.02132; docs/memoryless.md, sections 1 and 2.
+without the correction within O(h). Source: arXiv 2502.02132; docs/memoryless.md, section 1.
 
 Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the correction is one jvp.
 """

@@ -2,10 +2,10 @@
 
     L_t = L_{t-1} + c2 M_{t-1}⁺g_t,  M_t = M_{t-1}B + g_t aᵀ,  θ_t = θ_{t-1} - c1 M_t L_t
 
-`gain_and_delay`          along a run: L_t as an instantaneous modified loss, f + (η/2) τ |g|² with η = c1
-c0(L_t) `SmoothRidge`             the theorem: with a fixed absolute ridge (θ, L) is a method of the kind of
-`history` `extrapolating_law`       where the law drifts to with the exact inverse, smooth gradients and k >=
-2: τ = -1 `averaging_law`           where it drifts to when noise dominates: the averaging of least variance
+    gain_and_delay      along a run: at L_t the loss is f + (η/2) τ |g|², η = c1 c0(L_t)
+    SmoothRidge         the theorem: with a fixed absolute ridge (θ, L) is a method as in `history`
+    extrapolating_law   where the law drifts with the exact inverse, smooth gradients, k >= 2: τ = -1
+    averaging_law       where it drifts when noise dominates: the averaging of least variance
 
 Only c1 c2 and c1 L_0 matter, so that h = sqrt(c1 c2) may be taken as both rates (`unit_rates`). With a
 general c2, k >= 2, the exact inverse and stochastic gradients no O(h²) theorem is claimed.
@@ -61,8 +61,8 @@ def gain_and_delay(propagator: Propagator, laws: ArrayLike) -> GainAndDelay:
 
 def unit_rates(lr: float, law_lr: float, law: ArrayLike) -> tuple[float, Array]:
     """h and l_0 such that RLLC with both rates h and first law l_0 takes the same steps (exactly)."""
-    check_step_size(lr), check_step_size(law_lr)
-    return math.sqrt(lr * law_lr), math.sqrt(lr / law_lr) * np.asarray(law, np.float64)
+    c1, c2 = check_step_size(lr), check_step_size(law_lr)
+    return math.sqrt(c1 * c2), math.sqrt(c1 / c2) * np.asarray(law, np.float64)
 
 
 class RidgeCoefficients(NamedTuple):
@@ -180,7 +180,7 @@ def extrapolating_law(propagator: Propagator) -> Array:
     R = np.array(rows)
     if np.linalg.matrix_rank(R) < a.size:
         raise ValueError(f"{propagator!r} has units that are not independent; take its reachable part")
-    return np.asarray(np.linalg.solve(R, e0), np.float64)
+    return np.linalg.solve(R, e0).astype(np.float64)
 
 
 def averaging_law(propagator: Propagator) -> Array:
@@ -188,7 +188,7 @@ def averaging_law(propagator: Propagator) -> Array:
 
     E M⁺g is a multiple of it when gradients are independent noise around a mean.
     """
-    return np.linalg.solve(propagator.gramian(), _moments(propagator)[0])
+    return np.linalg.solve(propagator.gramian(), _moments(propagator)[0]).astype(np.float64)
 
 
 def _moments(propagator: Propagator) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ gradient of |g|²/2, a step of the memoryless iteration is a gradient step of si
     c0 f + (h/2) c1 |g|² + λ|θ|²/2 + h λ m1 (θ·g - f).
 
 With τ = m1/c0, the mean delay, and η = h c0: a step η on f + (η/2) τ |g|² (λ = 0). Source: arXiv 2502.02132;
-docs/memoryless.md, section 3.
+docs/memoryless.md, section 2.
 """
 
 from __future__ import annotations

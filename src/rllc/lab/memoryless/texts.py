@@ -1,0 +1,37 @@
+"""Small texts: Markdown tables and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["minus", "over_seeds", "table"]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Markdown, padded; the first `left` columns to the left, the others to the right. Ends in a newline."""
+    head, *rows = ([cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows))
+    widths = [max(3, *map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(map(line, [head, rule, *rows])) + "\n"
+
+
+def minus(text: str) -> str:
+    """With the sign for minus, and none before zero."""
+    shown = text.replace("-", "−")
+    return shown.replace("−", "") if not shown.strip("−0.()") else shown
+
+
+def over_seeds(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation (n - 1)."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return minus(f"{mean:.{digits}f}")
+    deviation = (sum((x - mean) ** 2 for x in values) / (len(values) - 1)) ** 0.5
+    return minus(f"{mean:.{digits}f}") + f" ± {deviation:.{digits}f}"
