@@ -1,12 +1,16 @@
 """Settings every test shares; set before JAX and torch are imported."""
 
 import os
+import shutil
 
 # Eight host devices, so that sharding is tested without hardware.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tensors here are tiny: threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU Triton's kernels run in its interpreter, which it decides when it is imported.
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from hypothesis import settings
 

@@ -69,8 +69,10 @@ def optax_run(problem, memory, steps=STEPS, **options):
 
 
 FRAMEWORKS = {
-    "torch foreach": torch_run,
+    "torch foreach": partial(torch_run, foreach=True),
     "torch one by one": partial(torch_run, foreach=False),
+    "torch fused": partial(torch_run, fused=True),
+    "torch on the device": partial(torch_run, capturable=True),
     "optax": optax_run,
 }
 

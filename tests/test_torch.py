@@ -14,7 +14,8 @@ from torch.optim import lr_scheduler
 from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
-from rllc.torch import RLLC, passes
+from rllc.torch import RLLC, foreach
+from rllc.torch.parts import Part
 
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
@@ -46,9 +47,13 @@ def assert_same(got, want):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-@pytest.fixture(params=[None, False], ids=["foreach", "one by one"])
-def foreach(request):
-    return request.param
+WAYS = {"foreach": {"foreach": True}, "one by one": {"foreach": False}, "fused": {"fused": True}}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """Arguments that choose an implementation of the passes."""
+    return WAYS[request.param]
 
 
 def rllc(net, memory="M(0.9) + M(0)", **options):
@@ -57,9 +62,10 @@ def rllc(net, memory="M(0.9) + M(0)", **options):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("memory", EIGHT)
-def test_foreach_equals_one_by_one(memory, dtype):
+@pytest.mark.parametrize("other", ["foreach", "fused"])
+def test_implementations_agree(memory, dtype, other):
     nets = [network(dtype), network(dtype)]
-    opts = [rllc(net, memory, lr=0.01, foreach=f) for net, f in zip(nets, (None, False), strict=True)]
+    opts = [rllc(net, memory, lr=0.01, **WAYS[w]) for net, w in zip(nets, (other, "one by one"), strict=True)]
     for net, opt in zip(nets, opts, strict=True):
         train(net, opt, 5)
     eps = torch.finfo(dtype).eps
@@ -68,11 +74,11 @@ def test_foreach_equals_one_by_one(memory, dtype):
     torch.testing.assert_close(opts[0].law, opts[1].law, rtol=2e3 * eps, atol=2e3 * eps)
 
 
-def test_half_precision_is_rounded_once(foreach):
+def test_half_precision_is_rounded_once(way):
     """A bfloat16 step is the float32 step of the same numbers, rounded."""
     p = nn.Parameter(torch.linspace(-1, 1, 9).bfloat16())
     wide = nn.Parameter(p.detach().float())
-    opts = [RLLC([x], "M(0.9) + M_2(0.6)", 0.05, 0.02, weight_decay=0.1, foreach=foreach) for x in (p, wide)]
+    opts = [RLLC([x], "M(0.9) + M_2(0.6)", 0.05, 0.02, weight_decay=0.1, **way) for x in (p, wide)]
     for _ in range(5):
         wide.data.copy_(p.data)  # start each step from the same numbers
         for name in ("m1", "m2", "m3"):
@@ -106,10 +112,10 @@ def test_closure_and_its_loss():
         assert_same(p, q)
 
 
-def test_one_law_spans_all_groups(foreach):
+def test_one_law_spans_all_groups(way):
     """The same parameters in one group or in three, in any order: the same process."""
     nets = [network(torch.float64) for _ in range(2)]
-    together = rllc(nets[0], foreach=foreach)
+    together = rllc(nets[0], **way)
     a, b, c, d = nets[1].parameters()
     apart = RLLC([{"params": [d]}, {"params": [a, c]}, {"params": [b]}], "M(0.9) + M(0)", 0.05, 0.02)
     train(nets[0], together), train(nets[1], apart)
@@ -223,10 +229,10 @@ def test_named_parameters():
     assert opt.state_dict()["param_groups"][0]["param_names"][0] == "0.weight"
 
 
-def test_groups_added_in_mid_training_join_the_law(foreach):
+def test_groups_added_in_mid_training_join_the_law(way):
     net = network(torch.float64)
     first, second = net[0], net[2]
-    opt = RLLC(first.parameters(), "M(0.9) + M(0)", 0.05, 0.02, foreach=foreach)
+    opt = RLLC(first.parameters(), "M(0.9) + M(0)", 0.05, 0.02, **way)
     train(net, opt, 4)
     law = opt.law
     opt.add_param_group({"params": list(second.parameters()), "lr": 0.01})
@@ -243,9 +249,9 @@ def test_groups_added_in_mid_training_join_the_law(foreach):
     assert len(opt.param_groups) == 2
 
 
-def test_a_parameter_without_gradient_sits_the_step_out(foreach):
+def test_a_parameter_without_gradient_sits_the_step_out(way):
     net, alone = network(torch.float64), network(torch.float64)
-    opt = rllc(net, foreach=foreach, weight_decay=0.1)
+    opt = rllc(net, **way, weight_decay=0.1)
     train(net, opt, 3)
     alone.load_state_dict(net.state_dict())
     other = RLLC([p for p in alone[0].parameters()], "M(0.9) + M(0)", 0.05, 0.02, weight_decay=0.1)
@@ -274,7 +280,7 @@ def test_no_gradient_at_all_is_no_step():
     assert_same(opt.law, torch.ones(2, dtype=torch.float64))
 
 
-def test_shapes_and_layouts(foreach):
+def test_shapes_and_layouts(way):
     """0-d, empty, transposed, channels_last and sliced tensors take the steps of plain ones."""
     torch.manual_seed(0)
     big = torch.randn(6, 8)
@@ -287,7 +293,7 @@ def test_shapes_and_layouts(foreach):
     ]
     odd = [nn.Parameter(t) for t in odd]
     plain = [nn.Parameter(t.detach().clone(memory_format=torch.contiguous_format)) for t in odd]
-    opts = [RLLC(ps, "M(0.9) + M_2(0.6)", 0.05, 0.05, foreach=foreach) for ps in (odd, plain)]
+    opts = [RLLC(ps, "M(0.9) + M_2(0.6)", 0.05, 0.05, **way) for ps in (odd, plain)]
     for t in range(5):
         for ps in (odd, plain):
             for p in ps:
@@ -306,14 +312,15 @@ def test_sums_do_not_depend_on_how_tensors_are_gathered(monkeypatch):
     units = [[torch.randn(s, dtype=torch.float64) for s in shapes] for _ in range(3)]
     flat = torch.stack([torch.cat([t.reshape(-1) for t in unit]) for unit in units])
     want = (flat @ flat.T).numpy()
-    for gather in (1, 10, 64, 1 << 20):
-        monkeypatch.setattr(passes, "GATHER", gather)
-        np.testing.assert_allclose(passes.gram(units[:2], units[2], np.eye(3)), want, rtol=1e-12)
+    part = Part(units[0], units[2], units[:2], list(range(6)), [0] * 6)
+    for room in (1, 10, 64, 1 << 20):
+        monkeypatch.setattr(foreach, "ROOM", {"cpu": room})
+        np.testing.assert_allclose(foreach.gram(part, np.eye(3)), want, rtol=1e-12)
 
 
-def test_mixed_dtypes(foreach):
+def test_mixed_dtypes(way):
     params = [nn.Parameter(torch.ones(3, dtype=d)) for d in (torch.float64, torch.float32, torch.bfloat16)]
-    opt = RLLC(params, "M(0.9)", 0.1, 0.01, foreach=foreach)
+    opt = RLLC(params, "M(0.9)", 0.1, 0.01, **way)
     for _ in range(4):
         for p in params:
             p.grad = torch.full_like(p, 0.5)
@@ -335,10 +342,10 @@ def test_float16_beside_a_large_float32_gradient_is_not_skipped():
     assert torch.isfinite(opt.state[half]["m1"]).all()
 
 
-def test_complex_equals_the_real_view(foreach):
+def test_complex_equals_the_real_view(way):
     z = nn.Parameter(torch.tensor([0.3 + 0.5j, -0.2 - 0.1j]))
     x = nn.Parameter(torch.view_as_real(z.detach().clone()))
-    opts = [RLLC([p], "M(0.9) + M(0)", 0.05, 0.05, foreach=foreach) for p in (z, x)]
+    opts = [RLLC([p], "M(0.9) + M(0)", 0.05, 0.05, **way) for p in (z, x)]
     for _ in range(5):
         x.grad = torch.sin(x.detach())
         z.grad = torch.view_as_complex(x.grad.clone())
@@ -360,9 +367,12 @@ def test_maximize_is_minimize_of_the_negative():
     assert up[0] > 1
 
 
-def test_the_gradient_is_not_touched():
+@pytest.mark.parametrize("capturable", [None, True])
+def test_the_gradient_is_not_touched(way, capturable):
+    if way.get("fused") and capturable:
+        pytest.skip("not on the CPU")
     net = network()
-    opt = rllc(net, maximize=True, weight_decay=0.1)
+    opt = rllc(net, maximize=True, weight_decay=0.1, capturable=capturable, **way)
     ((net(X) - Y) ** 2).mean().backward()
     before = [p.grad.clone() for p in net.parameters()]
     opt.step()
@@ -391,9 +401,9 @@ def test_gradscaler():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_gradient_that_is_not_finite_is_skipped_whole(value, foreach):
+def test_a_gradient_that_is_not_finite_is_skipped_whole(value, way):
     net = network()
-    opt = rllc(net, weight_decay=0.1, foreach=foreach)
+    opt = rllc(net, weight_decay=0.1, **way)
     train(net, opt, 3)
     before = snapshot(net, opt)
     net[2].bias.grad.fill_(value)
@@ -439,9 +449,9 @@ def test_a_hundred_thousand_float32_steps_do_not_drift():
 
 @pytest.mark.parametrize("memory", EIGHT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_run_resumes_to_the_bit(memory, dtype, foreach):
+def test_a_saved_run_resumes_to_the_bit(memory, dtype, way):
     net = network(dtype)
-    opt = rllc(net, memory, lr=0.01, foreach=foreach)
+    opt = rllc(net, memory, lr=0.01, **way)
     train(net, opt, 5)
     file = io.BytesIO()
     torch.save({"net": net.state_dict(), "opt": opt.state_dict()}, file)
@@ -450,7 +460,7 @@ def test_a_saved_run_resumes_to_the_bit(memory, dtype, foreach):
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     again = network(dtype, seed=7)
-    resumed = rllc(again, memory, lr=9.0, foreach=foreach)
+    resumed = rllc(again, memory, lr=9.0, **way)
     again.load_state_dict(saved["net"])
     resumed.load_state_dict(saved["opt"])
     assert resumed.law.dtype == torch.float64

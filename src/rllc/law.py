@@ -83,7 +83,8 @@ class GramianRidge:
 
     def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
         """(r,) the coefficients of the projection of g / τ on U."""
-        return _ridge(xp, sums, self.eps * xp.trace(sums.W) / sums.W.shape[0], rounding)
+        trace = xp.trace(sums.W)
+        return _ridge(xp, sums, trace, self.eps * trace / sums.W.shape[0], rounding)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Ridge:
         """(k,) the coefficients of the projection of g / τ on U."""
         # Divided twice, because σ² may underflow; bounded, because eps/σ² may overflow.
         amount = self.eps / sums.memory_scale / sums.memory_scale
-        return _ridge(xp, sums, xp.where(amount < 1e30, amount, 1e30), rounding)
+        return _ridge(xp, sums, xp.trace(sums.W), xp.where(amount < 1e30, amount, 1e30), rounding)
 
 
 @dataclass(frozen=True)
@@ -240,8 +241,8 @@ def _first(p: Propagator, T: Array) -> float:
     return float(np.sum((T.T @ p.a) ** 2))
 
 
-def _ridge(xp: ModuleType, sums: Sums, amount: Array, rounding: float) -> Array:
-    W, least = sums.W, rounding * xp.trace(sums.W)
+def _ridge(xp: ModuleType, sums: Sums, trace: Array, amount: Array, rounding: float) -> Array:
+    W, least = sums.W, rounding * trace
     amount = xp.where(amount > least, amount, least)
     amount = xp.where(amount > 0, amount, 1.0)  # zero memory: v is zero, and so will x be
     return xp.linalg.solve(W + amount * xp.eye(W.shape[0], dtype=W.dtype), sums.v)

@@ -1,23 +1,29 @@
-"""RLLC as a torch.optim.Optimizer: the class keeps the books, `rllc.torch.passes` does the arithmetic."""
+"""RLLC as a torch.optim.Optimizer: the class keeps the books, the modules beside it do the arithmetic."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import RelaxedInverse, Sums
+from rllc.law import Cutoff, RelaxedInverse
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
-from rllc.torch import passes
+from rllc.torch import learning, saved, selection, stepping
+from rllc.torch.early import EarlySums
+from rllc.torch.learning import Constants
+from rllc.torch.parts import Part, Unit, real
+from rllc.torch.stepping import Share
 
 __all__ = ["RLLC"]
+
+MEMORY_DTYPES = (None, torch.float32, torch.bfloat16)
 
 
 class RLLC(torch.optim.Optimizer):
@@ -34,11 +40,13 @@ class RLLC(torch.optim.Optimizer):
 
     A parameter whose `.grad` is None sits the step out, as in torch.optim: it is not moved, its memory
     does not change, and it is no part of the sums. A step with a gradient that is not finite anywhere,
-    or so large that memory would overflow, is skipped whole: nothing changes but `skipped`.
+    or so large that memory would overflow, is skipped whole: nothing changes but `skipped`. A gradient is
+    never modified.
 
-    Memory is k tensors a parameter, in its dtype (`state[p]["m1"]`, ...). The law is float64, in
-    `param_groups[0]["law"]`, and beside it what the guard must know. Half precision is computed in
-    float32 and rounded once.
+    Memory is k tensors a parameter (`state[p]["m1"]`, ...), in its dtype unless `memory_dtype` says
+    otherwise. The law is float64, in `param_groups[0]["law"]`, and beside it what the guard must know. Half
+    precision is computed in float32 and rounded once. Beside the memory a step needs at most one more buffer
+    of the parameters' size (or 2 MB); fused, none.
 
     Args:
         params: parameters or groups, as for every torch optimizer.
@@ -52,12 +60,28 @@ class RLLC(torch.optim.Optimizer):
         guard: keep a gradient that returns after a silence from throwing L away
             (`rllc.law.correction`); False is the paper's exact formula.
         maximize: follow the gradient uphill.
-        foreach: one call for all tensors of a unit (the default), or False for one tensor at a time.
+        foreach, fused: who makes the passes over the parameters (`rllc.torch.passes`): foreach=True one
+            call for all tensors of a unit, foreach=False one tensor at a time, fused=True kernels that read
+            everything once; None: the fastest there is.
+        capturable: correct the law on the parameters' device without reading anything back, as CUDA
+            graphs want it. None: on accelerators, unless `inverse` is a Cutoff. Under torch.compile always.
+            Rates that change belong into tensors then, on that device.
+        memory_dtype: of the units: torch.bfloat16 rounds them stochastically, torch.float32 keeps them
+            whole beside parameters of half precision; None: as the parameters.
+        seed: of the stochastic rounding.
+        sums_in_backward: take each gradient's sums in the backward pass, while it is in cache. Not where
+            gradients change afterwards: clipping, scaling, several processes; refused as far as seen.
 
     Raises:
-        ValueError: a rate, eps, law, memory or saved state that makes no sense, named with the remedy.
-        RuntimeError: a sparse gradient, or a sharded parameter (DTensor, FSDP2).
+        ValueError: a rate, eps, law, memory, combination of arguments or saved state that makes no sense,
+            named with the remedy.
+        RuntimeError: a sparse gradient, a sharded parameter (DTensor, FSDP2), or a gradient that changed
+            under `sums_in_backward`.
     """
+
+    _home: torch.device  # where the law is corrected,
+    _constants: Constants  # with these
+    _plans: list[Any]  # of each group's passes, from the last step
 
     def __init__(
         self,
@@ -68,40 +92,52 @@ class RLLC(torch.optim.Optimizer):
         law: ArrayLike | None = None,
         eps: float | None = None,
         inverse: RelaxedInverse | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: float | Tensor = 0.0,
         *,
         guard: bool = True,
         maximize: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool | None = None,
+        memory_dtype: torch.dtype | None = None,
+        seed: int = 0,
+        sums_in_backward: bool = False,
     ) -> None:
         self.propagator = as_propagator(memory)
         self.inverse = _law.chosen_inverse(eps, inverse)
         self.guard = guard
+        if memory_dtype not in MEMORY_DTYPES:
+            raise ValueError(f"memory_dtype must be one of {MEMORY_DTYPES}, got {memory_dtype}")
+        self.memory_dtype = memory_dtype
+        self.sums_in_backward = sums_in_backward
         self._prepare()
-        first_law = _law.initial_law(law if law is None else _numpy(law), self.propagator.k)
+        first_law = _law.initial_law(law if law is None else saved.numpy(law), self.propagator.k)
         defaults = {
             "lr": lr,
             "law_lr": law_lr,
             "weight_decay": weight_decay,
             "maximize": maximize,
             "foreach": foreach,
+            "fused": fused,
+            "capturable": capturable,
             # Travels with every state, so that another memory's state can be told and refused.
             "memory": repr(self.propagator),
         }
         super().__init__(params, defaults)
-        self.param_groups[0]["law"] = torch.tensor(first_law, dtype=torch.float64)
-        self.param_groups[0]["faded"] = torch.eye(self.propagator.k, dtype=torch.float64)
-        self.param_groups[0]["skipped"] = 0
+        self.param_groups[0] |= saved.books(
+            first_law, np.eye(self.propagator.k), seed if memory_dtype is torch.bfloat16 else None
+        )
+        self._settle()
 
     @property
     def law(self) -> Tensor:
         """L, (k,) float64 on the CPU: a copy."""
-        return self.param_groups[0]["law"].clone()
+        return self.param_groups[0]["law"].detach().cpu().clone()
 
     @property
     def skipped(self) -> int:
         """How many steps were skipped because a gradient was not finite."""
-        return self.param_groups[0]["skipped"]
+        return int(self.param_groups[0]["skipped"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, in mid-training too: they start with empty memory and follow the one law.
@@ -117,6 +153,15 @@ class RLLC(torch.optim.Optimizer):
                 f" {self.defaults['memory']}; make a second optimizer"
             )
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        device = group["params"][0].device
+        try:
+            selection.check(group, device)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        if self._early:
+            self._early.watch(group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -125,142 +170,144 @@ class RLLC(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        parts = [part for group in self.param_groups if (part := self._part(group)).params]
-        if not parts:
+        plans = itertools.chain(self._plans, itertools.repeat(None))
+        shares = [
+            stepping.share(group, self._part(group), plan)
+            for group, plan in zip(self.param_groups, plans, strict=False)
+        ]
+        if not any(share.part.params for share in shares):
             return loss
-        law = self._correct_law(parts)
-        if law is None:
-            self.param_groups[0]["skipped"] += 1
-            return loss
-        for part in parts:
-            self._advance(part, law)
+        on_device = torch.compiler.is_compiling() or self._settle()
+        if not torch.compiler.is_compiling():
+            self._plans = [share.plan for share in shares]
+        # Over shards, an all-reduce of this one array makes them whole.
+        sums = torch.stack([self._sums(share) for share in shares])
+        if on_device:
+            stepping.on_device(self._solver, self._constants, shares, sums)
+        else:
+            stepping.on_host(self._solver, shares, sums)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved state, to the bit; the law keeps its float64.
+        """Take over a saved state, to the bit; the law keeps its float64, units their `memory_dtype`.
 
         Raises:
             ValueError: the state is of another memory or another optimizer, or its law is damaged;
                 nothing has changed then.
         """
-        saved = state_dict["param_groups"][0]
-        if saved.get("memory") != self.defaults["memory"]:
-            raise ValueError(
-                f"the saved state has memory {saved.get('memory')!r}, this optimizer"
-                f" {self.defaults['memory']!r}; build the optimizer with the memory it was saved with"
-            )
-        k = self.propagator.k
-        law, faded = _law.initial_law(_numpy(saved.get("law", ())), k), _numpy(saved.get("faded", ()))
-        if faded.shape != (k, k) or not np.isfinite(faded).all():
-            raise ValueError(f"the saved state is damaged: 'faded' is not a finite ({k}, {k}) matrix")
+        memory, k, seed = self.defaults["memory"], self.propagator.k, self.param_groups[0]["seed"]
+        books = saved.checked(state_dict["param_groups"][0], memory, k, seed)
         super().load_state_dict(state_dict)
-        # On the CPU again, wherever the file was mapped to.
-        self.param_groups[0]["law"] = torch.tensor(law, dtype=torch.float64)
-        self.param_groups[0]["faded"] = torch.tensor(faded, dtype=torch.float64)
+        self.param_groups[0] |= books
+        if self.memory_dtype is not None:
+            saved.restore_units(self, state_dict, self._names, self.memory_dtype)
+        self._settle()
+        if self._early:
+            self._early.forget()
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
-        own = ("propagator", "inverse", "guard")
+        own = ("propagator", "inverse", "guard", "memory_dtype", "sums_in_backward")
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._prepare()
+        for group in self.param_groups:
+            # States of version 0.1 have none.
+            group.setdefault("fused", None)
+            group.setdefault("capturable", None)
+        if "propagator" in state:  # a copy; torch also comes here to load a state
+            self._prepare()
+            self._settle()
+            if self._early:
+                self._early.watch(p for group in self.param_groups for p in group["params"])
 
     def _prepare(self) -> None:
-        """Constants of the propagator and the inverse."""
-        p = self.propagator
-        self._frame = self.inverse.frame(p)
-        # The sums are inner products of the vectors [M g] basis.
-        self._basis = scipy.linalg.block_diag(self._frame.basis, 1.0)
-        # How much the entries of [M g] can add to an entry of M B + g aᵀ, at most.
-        self._growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
-        self._growth_of_sums = np.abs(np.linalg.pinv(self._basis)) @ self._growth
+        """What follows from the arguments and is not saved."""
+        self._solver = learning.solver(self.propagator, self.inverse, self.guard)
+        self._plans = []
+        self._home = torch.device("cpu")
+        self._constants = learning.on(self._home, self._solver.host)
+        self._names = [f"m{j}" for j in range(1, self.propagator.k + 1)]
+        self._early = EarlySums(self._sums_of_one) if self.sums_in_backward else None
 
-    def _part(self, group: dict[str, Any]) -> _Part:
-        """The parameters of a group that have a gradient, with it and their memory, as real tensors."""
-        params = [p for p in group["params"] if p.grad is not None]
-        if any(p.grad.layout != torch.strided for p in params):
+    def _settle(self) -> bool:
+        """Whether the law is corrected on the parameters' device; it and what belongs to it go there."""
+        device = next(p.device for group in self.param_groups for p in group["params"])
+        on_device = self.defaults["capturable"]
+        if on_device is None:
+            on_device = device.type != "cpu" and not isinstance(self.inverse, Cutoff)
+        home = device if on_device else torch.device("cpu")
+        keeper = self.param_groups[0]
+        if self._home != home:
+            self._home, self._constants = home, learning.on(home, self._solver.host)
+        if keeper["law"].device != home:
+            for name in ("law", "faded", "skipped", "draws"):
+                keeper[name] = keeper[name].to(home)
+        return on_device
+
+    # --- The parts of a step ----------------------------------------------------------------------
+
+    def _init_group(
+        self, group: dict[str, Any], params: list, gradient: list, numbers: list, *memory: list
+    ) -> None:
+        """Fill in the parameters that have a gradient, with it, their places and their units.
+
+        torch.compile knows the name and does not trace this method.
+        """
+        found = [(i, p, g) for i, p in enumerate(group["params"]) if (g := p.grad) is not None]
+        if not found:
+            return
+        taking, everyone, grads = zip(*found, strict=True)
+        params += everyone
+        gradient += grads
+        if any(layout is not torch.strided for layout in {g.layout for g in gradient}):
             raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
-        if any(hasattr(p, "device_mesh") for p in params):
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if not state:
+                self._begin(p, state)
+        for unit, name in zip(memory, self._names, strict=True):
+            unit += [state[name] for state in states]
+        numbers += taking if self.memory_dtype is not torch.bfloat16 else self._places(group, taking)
+
+    def _places(self, group: dict[str, Any], taking: Iterable[int]) -> list[int]:
+        """Places in a group as places in the whole optimizer, which stochastic rounding goes by."""
+        earlier = itertools.takewhile(lambda other: other is not group, self.param_groups)
+        first = sum(len(other["params"]) for other in earlier)
+        return [first + i for i in taking]
+
+    def _begin(self, p: Tensor, state: dict[str, Tensor]) -> None:
+        """Empty memory."""
+        if hasattr(p, "device_mesh"):
             raise RuntimeError(
                 "RLLC does not take sharded parameters (DTensor) yet: its sums would be of one shard;"
                 " keep the parameters whole, as DistributedDataParallel does"
             )
-        for p in params:
-            if not self.state[p]:
-                for name in self._names:
-                    self.state[p][name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        gradient = [-p.grad if group["maximize"] else p.grad for p in params]
-        memory = [[_real(self.state[p][name]) for p in params] for name in self._names]
-        return _Part(group, [_real(p) for p in params], [_real(g) for g in gradient], memory)
+        like = p if self.memory_dtype is None else real(p)
+        for name in self._names:
+            state[name] = torch.zeros_like(like, dtype=self.memory_dtype)
 
-    @property
-    def _names(self) -> list[str]:
-        return [f"m{j}" for j in range(1, self.propagator.k + 1)]
+    def _part(self, group: dict[str, Any]) -> Part:
+        params: Unit = []
+        gradient: Unit = []
+        numbers: list[int] = []
+        memory: list[Unit] = [[] for _ in self._names]
+        self._init_group(group, params, gradient, numbers, *memory)
+        if any(dtype.is_complex for dtype in {p.dtype for p in params}):
+            params, gradient, *memory = ([real(t) for t in unit] for unit in (params, gradient, *memory))
+        return Part(params, gradient, memory, numbers, [0] * len(numbers))
 
-    def _correct_law(self, parts: list[_Part]) -> np.ndarray | None:
-        """L <- L + c2 M⁺g; the new law (k,) float64, or None and no change if the step must be skipped."""
-        r = self._frame.basis.shape[1]
-        grams = [passes.gram(part.memory, part.gradient, self._basis) for part in parts]
-        total = np.sum(grams, axis=0)
-        if not np.isfinite(total).all() or not all(map(self._memory_fits, parts, grams)):
-            return None
-        # Each group teaches with its own rate; with equal rates this is c2 Mᵀg.
-        rates = [float(part.group["law_lr"]) for part in parts]
-        v = np.sum([rate * gram[:r, r] for rate, gram in zip(rates, grams, strict=True)], axis=0)
-        one = np.float64(1)
-        sums = Sums(total[:r, :r], v, total[r, r], memory_scale=one, gradient_scale=one)
-        error = _law.rounding_of(r, max(passes.machine_epsilon(part.gradient) for part in parts))
-        keeper = self.param_groups[0]
-        faded = keeper["faded"].numpy()
-        guard = faded if self.guard else None
-        x = _law.correction(np, sums, self._frame, self.inverse, faded=guard, rounding=error)
-        law = keeper["law"].numpy() + x
-        if not np.isfinite(law).all():
-            return None
-        keeper["law"] = torch.from_numpy(law)
-        keeper["faded"] = torch.from_numpy(_law.fade(np, faded, self.propagator.B, sums))
-        return law
+    def _sums(self, share: Share) -> Tensor:
+        if self._early is None or not share.part.params:
+            return stepping.sums(self._solver, share, self._home)
+        return self._early.total(p for p in share.group["params"] if p.grad is not None)
 
-    def _memory_fits(self, part: _Part, gram: np.ndarray) -> bool:
-        """Whether no entry of M B + g aᵀ can overflow."""
-        sizes = np.sqrt(np.diag(gram))
-        if self._growth_of_sums @ sizes < min(
-            torch.finfo(dtype).max for dtype in {t.dtype for t in part.params}
-        ):
-            return True
-
-        # The norms do not settle it: look at every tensor's largest entries.
-        def fits(theta: Tensor, *vectors: Tensor) -> bool:
-            tops = [float(t.abs().max()) if t.numel() else 0.0 for t in vectors]
-            return bool(self._growth @ tops < torch.finfo(theta.dtype).max)
-
-        return all(map(fits, part.params, *part.memory, part.gradient))
-
-    def _advance(self, part: _Part, law: np.ndarray) -> None:
-        """Memory, then parameters, of one group."""
-        lr, decay = float(part.group["lr"]), float(part.group["weight_decay"])
-        advance = passes.advance_one if part.group["foreach"] is False else passes.advance_foreach
-        step = passes.Step(keep=1 - lr * decay, weights=-lr * law)
-        advance(self.propagator, part.memory, part.gradient, part.params, step)
-
-
-class _Part(NamedTuple):
-    """What of one parameter group takes part in a step."""
-
-    group: dict[str, Any]
-    params: list[Tensor]
-    gradient: list[Tensor]
-    memory: list[list[Tensor]]  # k units
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
-
-
-def _numpy(law: ArrayLike | Tensor) -> np.ndarray:
-    return law.detach().cpu().double().numpy() if isinstance(law, Tensor) else np.asarray(law)
+    def _sums_of_one(self, p: Tensor) -> Tensor:
+        """Of one parameter and its gradient, in the backward pass."""
+        [group] = [group for group in self.param_groups if any(p is q for q in group["params"])]
+        share = stepping.share(group, self._part(group | {"params": [p]}))
+        return stepping.sums(self._solver, share, self._home)
 
 
 def _check_rate(name: str, value: Any) -> None:

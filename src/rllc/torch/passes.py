@@ -1,142 +1,73 @@
-"""The two passes over the parameters: the inner products, then memory and step.
+"""The two passes over the parameters, and who makes them.
 
-A unit is a list of tensors, one for each parameter; memory is a list of k units. Half precision is
-computed in float32 and rounded once, when it is stored.
+1. `gram`: the inner products of the units and the gradient, in float64: everything the law needs.
+2. `advance`: memory and parameters, M <- M B + g aᵀ and then θ <- keep θ + M weights.
+
+    forloop    one tensor and one operation at a time: the plain text; what torch.compile sees
+    foreach    one call for all tensors of a unit, in pieces that bound the extra memory
+    fused_cpu  numba kernels that read and write everything once (`pip install "rllc[fast]"`)
+    fused_cuda Triton kernels that do; on a GPU, for fused=True
+
+All of them agree: sums to float64 rounding; memory and parameters to two units in the last place a step. What
+makes a pass over shards complete is a sum of what `gram` returns (see `RLLC._sums`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rllc.propagator import Propagator
+from rllc.torch import rounding
+from rllc.torch.parts import Part
+
+__all__ = ["Array", "Passes", "Step", "held_back", "unit_rounded", "upper_triangle"]
 
 Array = NDArray[np.float64]
-Unit = list[Tensor]
-
-# Tensors are gathered into one matrix of at most this many columns for the sums: few enough to stay
-# in cache and to bound the extra memory, many enough that small networks need one call.
-GATHER = 1 << 18
-
-# Squares of float32 numbers whose sum lies between these have neither overflowed nor lost digits.
-SAFE_SQUARES = (1e-24, 1e34)
-
-
-def gram(memory: Sequence[Unit], gradient: Unit, basis: Array) -> Array:
-    """Inner products of the vectors [M g] basis, an (r, r) float64 array: one pass over memory and gradient.
-
-    `basis` is (k+1, r). Entries that are not finite in the input show as such in the result.
-    """
-    combine = torch.from_numpy(basis.T)
-    rows = (combine.to(rows) @ rows for rows in _gathered([*memory, gradient]))
-    return sum(map(_gram_of_rows, rows), start=np.zeros((basis.shape[1],) * 2))
-
-
-def machine_epsilon(unit: Unit) -> float:
-    """Of the dtype that the sums of a unit are computed in: the coarsest of its tensors, at least float32."""
-    return max(
-        torch.finfo(torch.promote_types(dtype, torch.float32)).eps for dtype in {t.dtype for t in unit}
-    )
-
-
-def _gathered(units: Sequence[Unit]) -> Iterator[Tensor]:
-    """Matrices whose rows are matching pieces of the units, together covering all tensors."""
-    for piece in _pieces(units[0]):
-        columns = sum(stop - start for _, start, stop in piece)
-        first = units[0][piece[0][0]]
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        rows = torch.empty(len(units), columns, dtype=dtype, device=first.device)
-        for row, unit in zip(rows, units, strict=True):
-            torch.cat([unit[i].reshape(-1)[start:stop] for i, start, stop in piece], out=row)
-        yield rows
-
-
-def _pieces(unit: Unit) -> Iterator[list[tuple[int, int, int]]]:
-    """Lists of (tensor, start, stop) of at most GATHER entries of one device and dtype."""
-    piece: list[tuple[int, int, int]] = []
-    room = GATHER
-    for i, tensor in enumerate(unit):
-        for start in range(0, tensor.numel(), GATHER):
-            size = min(tensor.numel() - start, GATHER)
-            if piece and (size > room or _kind(tensor) != _kind(unit[piece[-1][0]])):
-                yield piece
-                piece, room = [], GATHER
-            piece.append((i, start, start + size))
-            room -= size
-    if piece:
-        yield piece
-
-
-def _kind(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
-    return tensor.device, tensor.dtype
-
-
-def _gram_of_rows(rows: Tensor) -> Array:
-    products = (rows @ rows.T).double().cpu().numpy()
-    squares = np.diag(products)
-    if ((squares > SAFE_SQUARES[0]) & (squares < SAFE_SQUARES[1])).all():
-        return products
-    # Scale every row by its largest entry before squaring, and take the scale out in float64.
-    scale = rows.abs().amax(1, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1)
-    scaled = rows / scale
-    size = scale[:, 0].double().cpu().numpy()
-    return (scaled @ scaled.T).double().cpu().numpy() * np.outer(size, size)
 
 
 class Step(NamedTuple):
-    """θ <- keep θ + M weights."""
+    """The numbers of the second pass: as floats, or as 0-d tensors on the device of the parameters."""
 
-    keep: float
-    weights: Array  # (k,)
-
-
-def advance_one(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Step) -> None:
-    """M <- M B + g aᵀ, then θ <- keep θ + M weights, tensor by tensor: the plain text of the algorithm."""
-    for i, theta in enumerate(params):
-        dtype = torch.promote_types(theta.dtype, torch.float32)
-        B, a, s = (torch.tensor(x, dtype=dtype, device=theta.device) for x in (p.B, p.a, step.weights))
-        M = torch.stack([unit[i].to(dtype) for unit in memory], dim=-1)
-        M = M @ B + gradient[i].to(dtype)[..., None] * a
-        for j, unit in enumerate(memory):
-            unit[i].copy_(M[..., j])
-        theta.copy_(step.keep * theta.to(dtype) + M @ s)
+    B: Any  # (k, k), indexed B[i][j]
+    a: Sequence[float]  # k
+    keep: Any
+    weights: Any  # k
+    structure: Sequence[Sequence[bool]]  # (k, k): where B may be other than zero
+    # On the device a step to be skipped is one with B = I, keep = 1, weights = 0, and this False: its
+    # gradient counts as zero. None where the host has seen that it need not be skipped.
+    ok: Tensor | None = None
+    # (seed, count) of stochastic rounding, None for rounding to nearest.
+    draw: tuple[Any, Any] | None = None
 
 
-def advance_foreach(p: Propagator, memory: Sequence[Unit], gradient: Unit, params: Unit, step: Step) -> None:
-    """The same as `advance_one`, with one call for all tensors of a unit."""
-    wide_memory, wide_params = [_wide(unit) for unit in memory], _wide(params)
-    _remember(p, wide_memory, _wide(gradient))
-    if step.keep != 1:
-        torch._foreach_mul_(wide_params, step.keep)
-    for weight, unit in zip(step.weights.tolist(), wide_memory, strict=True):
-        torch._foreach_add_(wide_params, unit, alpha=weight)
-    for stored, wide in zip([*memory, params], [*wide_memory, wide_params], strict=True):
-        if stored is not wide:
-            torch._foreach_copy_(stored, wide)
+class Passes(NamedTuple):
+    """One implementation."""
+
+    # (part, plan) -> (work, plan): what both passes want to know of a part, once a step. The plan is what the
+    # next step gets to make it quicker; it is checked, and holds no gradient.
+    prepare: Callable[[Part, Any], tuple[Any, Any]]
+    gram: Callable[[Any, Any], Tensor]  # -> (r, r) float64 sums of [M g] basis, basis (k+1, r)
+    advance: Callable[[Any, Step], None]
 
 
-def _remember(p: Propagator, memory: Sequence[Unit], gradient: Unit) -> None:
-    """M <- M B + g aᵀ in place; last unit first, because in a Jordan block it needs the old one before it."""
-    # Where B is not upper triangular, a unit that an earlier one needs is copied before it changes.
-    old = [[t.clone() for t in m] if p.B[i, :i].any() else m for i, m in enumerate(memory)]
-    for j in reversed(range(p.k)):
-        unit = memory[j]
-        torch._foreach_mul_(unit, float(p.B[j, j]))
-        for i in np.flatnonzero(p.B[:, j]):
-            if i != j:
-                torch._foreach_add_(unit, old[i], alpha=float(p.B[i, j]))
-        if p.a[j]:
-            torch._foreach_add_(unit, gradient, alpha=float(p.a[j]))
+def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tensor:
+    """What is stored of unit j of parameter i: rounded stochastically if asked, else left to copy_."""
+    if step.draw is None:
+        return value
+    key = rounding.key(*step.draw, part.numbers[i], j)
+    return rounding.stochastic(value, key, part.starts[i])
 
 
-def _wide(unit: Unit) -> Unit:
-    """The unit itself, or a copy in float32 if it holds half precision."""
-    if any(t.dtype in (torch.bfloat16, torch.float16) for t in unit):
-        return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in unit]
-    return unit
+def upper_triangle(size: int) -> list[tuple[int, int]]:
+    """The pairs (i, j), i <= j < size, row by row."""
+    return [(i, j) for i in range(size) for j in range(i, size)]
+
+
+def held_back(step: Step, gradient: list[Tensor]) -> list[Tensor]:
+    """The gradient, or zeros if the step is skipped on the device: by selection, since NaN times 0 is NaN."""
+    return gradient if step.ok is None else [torch.where(step.ok, g, 0) for g in gradient]

@@ -1,0 +1,72 @@
+"""The first pass inside the backward pass: each gradient's sums while it is still in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["EarlySums"]
+
+
+class _Taken(NamedTuple):
+    gradient: Tensor
+    version: int
+    sums: Tensor
+
+
+class EarlySums:
+    """Sums taken by post-accumulate-grad hooks, and whether they are still those of the gradients at hand.
+
+    A second backward pass before the step takes the sums of the accumulated gradient anew: right, though it
+    pays twice.
+    """
+
+    def __init__(self, sums: Callable[[Tensor], Tensor]) -> None:
+        self._sums = sums  # of one parameter and its gradient
+        self._taken: dict[Tensor, _Taken] = {}
+        self._watched: set[Tensor] = set()
+
+    def watch(self, params: Iterable[Tensor]) -> None:
+        """Take the sums of these parameters from now on."""
+        for p in params:
+            if p not in self._watched and p.requires_grad:
+                p.register_post_accumulate_grad_hook(self._take)
+                self._watched.add(p)
+
+    def forget(self) -> None:
+        """Memory is another than the sums were taken with."""
+        self._taken.clear()
+
+    def total(self, params: Iterable[Tensor]) -> Tensor:
+        """The sums of these parameters, taken out.
+
+        Raises:
+            RuntimeError: a gradient is not the one that its backward pass left, or will be averaged with
+                other processes'.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise RuntimeError(
+                "sums_in_backward=True: gradients are averaged over processes after their backward pass, so"
+                " the sums would be of this process alone; leave sums_in_backward out"
+            )
+        found = [self._current(p) for p in params]
+        self._taken.clear()
+        return torch.stack(found).sum(0)
+
+    @torch.no_grad()
+    def _take(self, p: Tensor) -> None:
+        if p.grad is not None:
+            self._taken[p] = _Taken(p.grad, p.grad._version, self._sums(p))
+
+    def _current(self, p: Tensor) -> Tensor:
+        taken = self._taken.get(p)
+        if taken is None or taken.gradient is not p.grad or taken.version != p.grad._version:
+            raise RuntimeError(
+                f"sums_in_backward=True: the gradient of a parameter of shape {tuple(p.shape)} was changed or"
+                " set after the backward pass (clipping, a GradScaler, an all-reduce), so its sums are out of"
+                " date; leave sums_in_backward out"
+            )
+        return taken.sums

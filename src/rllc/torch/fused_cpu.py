@@ -1,0 +1,207 @@
+"""The two passes on the CPU with numba: everything is read once and written once, without extra memory.
+
+Why numba: measured in docs/speed.md. torch's own fused SGD, once for each unit, reads the parameters k times
+and needs a gather for the sums; torch.compile makes as good a second pass, but compiles for half a minute in
+every process and needs a C++ compiler there. These kernels are 150 lines of Python, compile in seconds, once
+for each number of units and dtype, and take any k, B and a.
+
+Sums are in float64, chunk by chunk in a fixed order: the number of threads (torch's) changes no bit.
+Taken are gapless float32 parameters with units in float32 or bfloat16, and float64 for the second pass; the
+rest of a part goes through `foreach`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rllc.torch import foreach, rounding
+from rllc.torch.kernels_cpu import advance_chunks, gram_chunks
+from rllc.torch.parts import Part, Unit, one_layout
+from rllc.torch.passes import Array, Step
+
+__all__ = ["advance", "gram", "prepare"]
+
+CHUNK = 1 << 14  # entries of one sum
+SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
+
+DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
+TAKEN = {
+    (torch.float32, torch.float32, torch.float32),
+    (torch.bfloat16, torch.float32, torch.float32),
+    (torch.float64, torch.float64, torch.float64),
+}
+
+
+Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
+
+
+class Batch(NamedTuple):
+    """Parameters of one kind, as the kernels take them; kind None is what they do not take."""
+
+    kind: Kind | None
+    part: Part
+    table: np.ndarray  # (k+2, tensors) addresses of units, gradient and parameters
+    chunks: np.ndarray  # (chunks, 3): tensor, start and stop of each
+
+
+class Plan(NamedTuple):
+    """What the next step needs not find out again, if parameters and units are still the same tensors."""
+
+    kind: Kind
+    params: Unit
+    memory: list[Unit]
+    places: list[int]  # addresses of the parameters: their storage may be exchanged
+    table: np.ndarray
+    chunks: np.ndarray
+
+
+def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
+    """A part cut into batches, and the plan for the next step."""
+    if plan is not None and _holds(plan, part):
+        table = plan.table.copy()
+        table[-2] = _addresses(part.gradient)
+        return [Batch(plan.kind, part, table, plan.chunks)], plan
+    found: dict[Kind | None, list[int]] = {}
+    for i, theta in enumerate(part.params):
+        if theta.numel():
+            found.setdefault(_kind(theta, part.vectors(i)), []).append(i)
+    batches = [_batch(kind, part.pick(chosen)) for kind, chosen in found.items()]
+    only = batches[0] if len(batches) == 1 else None
+    if only is None or only.kind is None or len(only.part.params) < len(part.params):
+        return batches, None
+    return batches, Plan(
+        only.kind, part.params, part.memory, only.table[-1].tolist(), only.table, only.chunks
+    )
+
+
+def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
+    """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
+    found = [_gram_in(batch, basis) for batch in batches]
+    return found[0] if len(found) == 1 else sum(found, start=torch.zeros((basis.shape[1],) * 2).double())
+
+
+def _gram_in(batch: Batch, basis: Array) -> Tensor:
+    # Units of float64 must be combined before they are squared, and their squares may overflow.
+    if batch.kind is None or batch.kind[-1] == torch.float64:
+        return foreach.gram(batch.part, basis)
+    with np.errstate(invalid="ignore"):  # infinities are for the caller to see
+        return torch.from_numpy(basis.T @ _gram(batch.kind, batch) @ basis)
+
+
+def advance(batches: Sequence[Batch], step: Step) -> None:
+    """M <- M B + g aᵀ, all units from the old ones, then θ <- keep θ + M weights."""
+    for batch in batches:
+        if batch.kind is not None:
+            _advance(batch.kind, batch, step)
+        else:
+            foreach.advance(batch.part, step)
+
+
+def _holds(plan: Plan, part: Part) -> bool:
+    """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
+    same = all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
+    return (
+        same
+        and {g.dtype for g in part.gradient} == {plan.kind[1]}
+        and all([g.is_contiguous() for g in part.gradient])
+        and [p.data_ptr() for p in part.params] == plan.places
+        and all([p.is_contiguous() for p in part.params])
+    )
+
+
+def _same(unit: Unit, other: Unit) -> bool:
+    return len(unit) == len(other) and all(map(operator.is_, unit, other))
+
+
+def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
+    if not one_layout([theta, *vectors]):
+        return None
+    return _taken(vectors[0].dtype, vectors[-1].dtype, theta.dtype)
+
+
+def _taken(*kind: torch.dtype) -> Kind | None:
+    return kind if kind in TAKEN else None
+
+
+def _batch(kind: Kind | None, part: Part) -> Batch:
+    table = np.array([_addresses(unit) for unit in (*part.memory, part.gradient, part.params)])
+    return Batch(kind, part, table, _chunks(tuple(t.numel() for t in part.params)))
+
+
+def _addresses(unit: Unit) -> np.ndarray:
+    return np.array([t.data_ptr() for t in unit], np.int64)
+
+
+def _gram(kind: Kind, batch: Batch) -> Array:
+    k = len(batch.part.memory)
+    units, gradient, _ = map(_witness, kind)
+    sums = np.empty((len(batch.chunks), (k + 1) * (k + 2) // 2))
+    witnesses = (*[units] * k, gradient)
+    _spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
+    return sums.sum(0)[_places(k + 1)]
+
+
+@functools.cache
+def _places(size: int) -> np.ndarray:
+    """(size, size): where in the upper triangle, row by row, the entries of a symmetric matrix are."""
+    place = np.zeros((size, size), np.int64)
+    place[np.triu_indices(size)] = np.arange(size * (size + 1) // 2)
+    return np.maximum(place, place.T)
+
+
+def _advance(kind: Kind, batch: Batch, step: Step) -> None:
+    part, dtype = batch.part, DTYPES[batch.part.params[0].dtype]
+    B, a, weights = (np.asarray(x, dtype) for x in (step.B, step.a, step.weights))
+    keys = np.zeros((len(part.memory), len(part.params)), np.int64)
+    if step.draw is not None:
+        keys[:] = [[rounding.key(*step.draw, n, j) for n in part.numbers] for j in range(a.size)]
+    witnesses, keep = tuple(map(_witness, kind)), np.asarray(step.keep, dtype)[()]
+    _spread(
+        batch,
+        lambda lo, hi: advance_chunks(
+            batch.table, batch.chunks, lo, hi, witnesses, B, a, weights, keep, keys
+        ),
+    )
+
+
+@functools.cache
+def _witness(dtype: torch.dtype) -> np.ndarray:
+    return np.empty(0, DTYPES[dtype])
+
+
+@functools.lru_cache(maxsize=64)
+def _chunks(sizes: tuple[int, ...]) -> np.ndarray:
+    """(chunks, 3): tensor, start and stop of each."""
+    return np.array(
+        [(t, lo, min(lo + CHUNK, n)) for t, n in enumerate(sizes) for lo in range(0, n, CHUNK)], np.int64
+    )
+
+
+def _spread(batch: Batch, work: Callable[[int, int], Any]) -> None:
+    """Do all chunks, on as many threads as torch has if there is enough to do."""
+    count = len(batch.chunks)
+    threads = max(1, min(torch.get_num_threads(), count // SHARE))
+    bounds = [count * n // threads for n in range(threads + 1)]
+    others = [_pool().submit(work, *pair) for pair in itertools.pairwise(bounds[1:])]
+    work(bounds[0], bounds[1])
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rllc")
+
+
+# A forked child has none of the parent's threads: it needs a pool of its own.
+os.register_at_fork(after_in_child=_pool.cache_clear)

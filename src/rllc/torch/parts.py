@@ -1,0 +1,103 @@
+"""What takes part in a step, and how it is cut into pieces.
+
+A unit is a list of tensors, one for each parameter; memory is a list of k units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Part", "Unit", "flat", "one_layout", "pieces", "real", "wide_dtype"]
+
+Unit = list[Tensor]
+
+
+class Part(NamedTuple):
+    """The parameters of a group that have a gradient, with it and their memory; real tensors."""
+
+    params: Unit
+    gradient: Unit
+    memory: list[Unit]  # k units
+    # Each tensor's place in the whole optimizer, and where in it this piece starts: the coordinates of
+    # stochastic rounding, which must not depend on how a step is cut.
+    numbers: list[int]
+    starts: list[int]
+
+    def vectors(self, i: int) -> list[Tensor]:
+        """[m_1, ..., m_k, g] of parameter i."""
+        return [*(unit[i] for unit in self.memory), self.gradient[i]]
+
+    def pick(self, chosen: Sequence[int]) -> Part:
+        """Only the parameters at these places."""
+
+        def of(items: list) -> list:
+            return [items[i] for i in chosen]
+
+        memory = [of(unit) for unit in self.memory]
+        return Part(of(self.params), of(self.gradient), memory, of(self.numbers), of(self.starts))
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A complex tensor as real numbers (..., 2), any other as it is: a view."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """What a tensor is computed in: its dtype, half precision in float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def one_layout(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors of one shape hold the same entries at the same places of gapless storage."""
+    first = tensors[0]
+    if all(t.is_contiguous() for t in tensors):
+        return True
+    strides = first.stride()
+    return all(t.stride() == strides for t in tensors) and _gapless(first)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """A view of gapless storage as one row, in its own order."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def pieces(part: Part, room: int) -> Iterator[Part]:
+    """Parts of one device and dtype that together are this one, of at most `room` entries each.
+
+    A larger tensor is cut into slices, unless its layout has gaps: then it is a piece of its own.
+    """
+    waiting: list[int] = []
+    filled = 0
+    for i, theta in enumerate(part.params):
+        size = theta.numel()
+        if waiting and (filled + size > room or _kind(part, i) != _kind(part, waiting[-1])):
+            yield part.pick(waiting)
+            waiting, filled = [], 0
+        if size > room and one_layout([theta, *part.vectors(i)]):
+            yield from _slices(part, i, room)
+        elif size:
+            waiting.append(i)
+            filled += size
+    if waiting:
+        yield part.pick(waiting)
+
+
+def _slices(part: Part, i: int, room: int) -> Iterator[Part]:
+    theta, *rows = (flat(t) for t in (part.params[i], *part.vectors(i)))
+    for start in range(0, theta.numel(), room):
+        cut = slice(start, start + room)
+        *memory, gradient = ([row[cut]] for row in rows)
+        yield Part([theta[cut]], gradient, memory, [part.numbers[i]], [part.starts[i] + start])
+
+
+def _gapless(tensor: Tensor) -> bool:
+    order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.permute(order).is_contiguous()
+
+
+def _kind(part: Part, i: int) -> tuple[object, ...]:
+    return part.params[i].device, part.params[i].dtype, *(v.dtype for v in part.vectors(i))

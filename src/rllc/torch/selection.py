@@ -1,0 +1,87 @@
+"""Which implementation makes the two passes: torch's own arguments `foreach` and `fused` decide."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import Any
+
+import torch
+
+from rllc.torch import foreach, forloop
+from rllc.torch.parts import Part
+from rllc.torch.passes import Passes
+
+__all__ = ["check", "chosen"]
+
+
+def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
+    return part, None
+
+
+FORLOOP = Passes(_as_it_is, forloop.gram, forloop.advance)
+FOREACH = Passes(_as_it_is, foreach.gram, foreach.advance)
+
+
+def chosen(group: dict[str, Any], device: torch.device) -> Passes:
+    """The implementation that a group asks for; for None the fastest known for this device."""
+    if torch.compiler.is_compiling():
+        return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
+    if device.type == "cuda" and group["fused"]:
+        return _fused_cuda()
+    if group["fused"] is not False and group["foreach"] is None and not _why_not_fused_on_cpu(group, device):
+        return _fused_cpu()
+    return FORLOOP if group["foreach"] is False else FOREACH
+
+
+def check(group: dict[str, Any], device: torch.device) -> None:
+    """Refuse what cannot be had.
+
+    Raises:
+        ValueError: foreach and fused are both asked for, or fused where there is none; with the remedy.
+    """
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach=True and fused=True are both given; give one of them")
+    why_not = _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
+    if group["fused"] and why_not:
+        raise ValueError(f"fused=True: {why_not}")
+
+
+def _why_not_fused_on_cpu(group: dict[str, Any], device: torch.device) -> str | None:
+    if device.type != "cpu":
+        return f"there is no fused implementation for {device.type}; leave fused out"
+    if group["capturable"]:
+        return "on the CPU it cannot be capturable; leave one of them out"
+    return _why_no_numba()
+
+
+@functools.cache
+def _why_no_numba() -> str | None:
+    try:
+        _fused_cpu()
+    except ImportError as error:
+        return f'on the CPU it needs numba ({error}); pip install "rllc[fast]"'
+    except RuntimeError as error:  # numba found no folder where it may keep compiled kernels
+        return f"numba cannot work here ({error}); set NUMBA_CACHE_DIR to a writable folder"
+    return None
+
+
+@functools.cache
+def _why_no_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "on a GPU it needs triton; install it, or leave fused out"
+    return None
+
+
+@functools.cache
+def _fused_cuda() -> Passes:
+    from rllc.torch import fused_cuda  # triton is an optional dependency
+
+    return Passes(_as_it_is, fused_cuda.gram, fused_cuda.advance)
+
+
+@functools.cache
+def _fused_cpu() -> Passes:
+    from rllc.torch import fused_cpu  # numba is an optional dependency, and slow to import
+
+    return Passes(fused_cpu.prepare, fused_cpu.gram, fused_cpu.advance)

@@ -1,0 +1,169 @@
+"""The Triton kernels in Triton's interpreter, on the CPU, against the plain text of the algorithm."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import rllc
+from problems import DENSE, EIGHT
+from rllc.torch import forloop
+from rllc.torch.parts import Part
+from rllc.torch.passes import Step
+
+pytest.importorskip("triton")
+
+SIZES = ((5,), (3, 4), (4096,), (2, 4096 + 17), (0,), (1,))
+
+
+@pytest.fixture(scope="module")
+def fused():
+    """The implementation; without a GPU its kernels are interpreted (tests/conftest.py)."""
+    from rllc.torch import fused_cuda
+
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton's interpreter is not on")
+    return fused_cuda
+
+
+def part(k, dtype=torch.float32, unit_dtype=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(dtype):
+        return [torch.randn(size, generator=generator, dtype=torch.float64).to(dtype) for size in SIZES]
+
+    memory = [unit(unit_dtype or dtype) for _ in range(k)]
+    return Part(unit(dtype), unit(dtype), memory, list(range(len(SIZES))), [0] * len(SIZES))
+
+
+def copy(of):
+    return Part(
+        [t.clone() for t in of.params],
+        [t.clone() for t in of.gradient],
+        [[t.clone() for t in unit] for unit in of.memory],
+        of.numbers,
+        of.starts,
+    )
+
+
+def step(p, ok=None, draw=None, seed=0):
+    """The numbers of a step, as tensors."""
+    weights = -0.1 * np.random.default_rng(seed).normal(size=p.k)
+    B, keep = (torch.tensor(x, dtype=torch.float64) for x in (p.B, 0.99))
+    structure = (p.B != 0) | np.eye(p.k, dtype=bool) if ok is not None else p.B != 0
+    return Step(B, p.a, keep, torch.from_numpy(weights), structure, ok, draw)
+
+
+def close(got, want, rtol):
+    for x, y in zip(got, want, strict=True):
+        torch.testing.assert_close(x, y, rtol=rtol, atol=rtol, equal_nan=True)
+
+
+@pytest.mark.parametrize("memory", [*EIGHT, DENSE], ids=[*EIGHT, "dense"])
+def test_both_passes(fused, memory):
+    p = rllc.as_propagator(memory)
+    mine, theirs = part(p.k), part(p.k)
+    basis = np.eye(p.k + 1) + 0.1 * np.random.default_rng(1).normal(size=(p.k + 1, p.k + 1))
+    found, want = fused.gram(mine, basis), forloop.gram(theirs, basis)
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-10)
+    fused.advance(mine, step(p))
+    forloop.advance(theirs, step(p))
+    for got, wanted in zip([*mine.memory, mine.params], [*theirs.memory, theirs.params], strict=True):
+        close(got, wanted, 4e-7)
+
+
+def test_the_gradient_is_left_alone_and_sums_are_the_same_to_the_bit(fused):
+    mine = part(2)
+    before = copy(mine)
+    basis = np.eye(3)
+    assert torch.equal(fused.gram(mine, basis), fused.gram(copy(mine), basis))
+    fused.advance(mine, step(rllc.parse("M_2(0.5)")))
+    assert all(map(torch.equal, mine.gradient, before.gradient))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_other_dtypes(fused, dtype):
+    p = rllc.parse("M(0.9) + M(0.0)")
+    mine, theirs = part(2, dtype), part(2, dtype)
+    torch.testing.assert_close(
+        fused.gram(mine, np.eye(3)), forloop.gram(theirs, np.eye(3)), rtol=1e-12, atol=1e-9
+    )
+    fused.advance(mine, step(p))
+    forloop.advance(theirs, step(p))
+    for got, wanted in zip([*mine.memory, mine.params], [*theirs.memory, theirs.params], strict=True):
+        close(got, wanted, 2 * torch.finfo(dtype).eps)
+
+
+def test_units_in_bfloat16_are_rounded_by_the_same_dice(fused):
+    p = rllc.parse("M(0.999)")
+    mine, theirs = (part(1, unit_dtype=torch.bfloat16) for _ in range(2))
+    for count in range(3):
+        fused.advance(mine, step(p, draw=(7, count)))
+        forloop.advance(theirs, step(p, draw=(7, count)))
+    assert all(map(torch.equal, mine.memory[0], theirs.memory[0]))
+
+
+def test_a_step_to_be_skipped_changes_nothing_even_by_nan(fused):
+    p = rllc.parse("M_2(0.5)")
+    mine = part(2)
+    before = copy(mine)
+    for g in mine.gradient:
+        g.fill_(torch.nan)
+    still = step(rllc.Propagator(0 * p.B, p.a), ok=torch.tensor(False))
+    skipped = still._replace(B=torch.eye(2, dtype=torch.float64), keep=1.0, weights=torch.zeros(2))
+    fused.advance(mine, skipped)
+    for got, wanted in zip([*mine.memory, mine.params], [*before.memory, before.params], strict=True):
+        assert all(map(torch.equal, got, wanted))
+
+
+def test_what_is_not_finite_shows_in_the_sums(fused):
+    mine = part(1)
+    mine.gradient[3][1, 7] = torch.inf
+    found = fused.gram(mine, np.eye(2))
+    assert not torch.isfinite(found[1, 1])
+
+
+def test_tensors_that_begin_anywhere_and_lie_in_any_order(fused):
+    p = rllc.parse("M(0.9)")
+    made = part(1)
+    shifted = torch.empty(5000)[3 : 3 + 4096]
+    made.params[2] = shifted.copy_(made.params[2])
+    for unit in (made.params, made.gradient, made.memory[0]):
+        unit[3] = unit[3].t().contiguous().t()  # column by column
+    made.gradient[1] = made.gradient[1].t().contiguous().t()  # not as its parameter: another implementation's
+    theirs = copy(made)
+    fused.advance(made, step(p))
+    forloop.advance(theirs, step(p))
+    close([*made.params, *made.memory[0]], [*theirs.params, *theirs.memory[0]], 4e-7)
+    torch.testing.assert_close(
+        fused.gram(made, np.eye(2)), forloop.gram(theirs, np.eye(2)), rtol=1e-6, atol=1e-4
+    )
+
+
+def test_the_kernels_compile_for_a_gpu_and_move_vectors(tmp_path):
+    """To PTX for compute capability 9.0, which needs no GPU."""
+    code = """
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from rllc.torch import kernels_cuda as kernels
+
+types = dict(table="*i64", chunks="*i64", out="*fp64", numbers="*fp32", keys="*i64", ok="*i1", tensors="i64")
+given = dict(K=3, structure=0b100010001, needed=7, fed=7, stochastic=False, whole=True, BLOCK=kernels.BLOCK)
+given |= {name: tl.float32 for name in ("unit_dtype", "gradient_dtype", "theta_dtype", "compute")}
+for kernel, loads, stores in ((kernels.gram_chunks, 4, 0), (kernels.advance_chunks, 5, 4)):
+    kinds = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    source = ASTSource(kernel, kinds, {name: given[name] for name in kernel.arg_names if name in given})
+    ptx = triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=8)).asm["ptx"]
+    per_row = kernels.BLOCK // (8 * 32 * 4)
+    print(ptx.count("ld.global.v4") == loads * per_row, ptx.count("st.global.v4") == stores * per_row)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env |= {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=env
+    )
+    assert done.stdout.split() == ["True"] * 4, done.stdout + done.stderr
