@@ -60,7 +60,7 @@ __all__ = [
     "train",
 ]
 
-FORMAT = 1  # raise it when the engine changes the numbers of a run: old records are then no longer found
+FORMAT = 1  # raise it when the engine changes a run beyond rounding: old records are then no longer found
 EVALUATION_BATCH = 1000
 SAVE_SECONDS = 60.0
 
