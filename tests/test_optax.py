@@ -44,6 +44,8 @@ def train(tx, params=PARAMS, steps=20, update=None):
     for t in range(steps):
         updates, state = update(jax.grad(loss)(params, 0.1 * t), state, params)
         params = optax.apply_updates(params, updates)
+        # Many steps of eight devices under way at once can starve one another on two busy cores.
+        jax.block_until_ready(params)
     return params, state
 
 

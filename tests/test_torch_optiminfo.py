@@ -33,6 +33,9 @@ from torch.testing._internal.common_utils import TestCase
 
 from rllc.torch import RLLC, Ridge
 
+# Importing torch's test utilities forbids the whole process to set flags such as cudnn.deterministic.
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
+
 ARGUMENTS = inspect.signature(RLLC).parameters
 USUAL = {"memory": "M(0.9) + M(0)", "lr": 1e-3, "law_lr": 1e-3}
 CONFIGURATIONS = {

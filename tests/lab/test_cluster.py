@@ -216,7 +216,8 @@ def test_ctrl_c_ends_a_local_cluster_with_all_its_processes(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err == "rllc: stopped; finished runs are kept, the same command goes on from there\n"
+    ours = [line for line in err.splitlines() if not line.startswith("[")]  # Ray's own, on a busy machine
+    assert ours == ["rllc: stopped; finished runs are kept, the same command goes on from there"]
     while processes_with(str(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_with(str(tmp_path)) == []
