@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torch.distributed.fsdp
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -600,20 +599,6 @@ def test_sparse_gradients_are_refused_before_anything_changes():
     with pytest.raises(RuntimeError, match="sparse"):
         opt.step()
     assert_same(dense.detach(), torch.ones(2))
-
-
-def test_sharded_parameters_are_refused(tmp_path):
-    """One process is enough to see it: FSDP2 makes every parameter a DTensor."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = torch.distributed.init_device_mesh("cpu", (1,))
-        net = network()
-        torch.distributed.fsdp.fully_shard(net, mesh=mesh)
-        opt = rllc(net)
-        with pytest.raises(RuntimeError, match="sharded"):
-            train(net, opt, 1)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def _train_replica(rank, folder):

@@ -406,3 +406,17 @@ def test_kernels_sum_like_numpy():
     flat = torch.stack([torch.cat(unit) for unit in units]).double().numpy()
     np.testing.assert_allclose(fused_cpu.gram(batches, np.eye(4)), flat @ flat.T, rtol=1e-12, atol=1e-9)
     assert fused_cpu.prepare(part, plan)[1] is plan
+
+
+@pytest.mark.parametrize(
+    "ways", [{}, {"foreach": True}, {"foreach": False}], ids=["default", "foreach", "for"]
+)
+def test_units_in_bfloat16_beside_float64_parameters(ways):
+    theta = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = RLLC([theta], "M(0.5)", lr=0.25, law_lr=0.0, memory_dtype=torch.bfloat16, **ways)
+    for _ in range(3):
+        theta.grad = torch.ones_like(theta)
+        opt.step()
+    assert opt.state[theta]["m1"].dtype == torch.bfloat16
+    # 1, 1.5 and 1.75, which bfloat16 holds exactly
+    assert theta.tolist() == [1 - 0.25 * (1 + 1.5 + 1.75)] * 3

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rllc.torch import shards
+
 __all__ = ["EarlySums"]
 
 
@@ -47,7 +49,7 @@ class EarlySums:
             RuntimeError: a gradient is not the one that its backward pass left, or will be averaged with
                 other processes'.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if shards.several():
             raise RuntimeError(
                 "sums_in_backward=True: gradients are averaged over processes after their backward pass, so"
                 " the sums would be of this process alone; leave sums_in_backward out"
@@ -58,7 +60,7 @@ class EarlySums:
 
     @torch.no_grad()
     def _take(self, p: Tensor) -> None:
-        if p.grad is not None:
+        if p.grad is not None and not shards.several():
             self._taken[p] = _Taken(p.grad, p.grad._version, self._sums(p))
 
     def _current(self, p: Tensor) -> Tensor:

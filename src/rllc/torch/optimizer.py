@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,15 +16,17 @@ from rllc import law as _law
 from rllc.law import Cutoff, RelaxedInverse
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
-from rllc.torch import learning, saved, selection, stepping
+from rllc.torch import learning, saved, selection, shards, stepping
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants
 from rllc.torch.parts import Part, Unit, real
+from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
 
 __all__ = ["RLLC"]
 
 MEMORY_DTYPES = (None, torch.float32, torch.bfloat16)
+SPREADING = 0x9E3779B1  # odd: 32-bit multiples of it differ
 
 
 class RLLC(torch.optim.Optimizer):
@@ -37,6 +40,10 @@ class RLLC(torch.optim.Optimizer):
     One law spans the whole optimizer, all groups together, as in the paper. lr, law_lr, weight_decay and
     maximize may differ between groups: M⁺g is then taken of the gradient weighted by each group's
     law_lr, so that a group with law_lr = 0 follows the law without teaching it.
+
+    Parameters may be in shards (DTensor: FSDP2, tensor parallelism): the law is the one of the whole
+    parameters, the same on every process to the bit (`rllc.torch.shards`). Every process must make every
+    step, also one that has no gradient. A parameter that is whole beside them counts once.
 
     A parameter whose `.grad` is None sits the step out, as in torch.optim: it is not moved, its memory
     does not change, and it is no part of the sums. A step with a gradient that is not finite anywhere,
@@ -75,13 +82,14 @@ class RLLC(torch.optim.Optimizer):
     Raises:
         ValueError: a rate, eps, law, memory, combination of arguments or saved state that makes no sense,
             named with the remedy.
-        RuntimeError: a sparse gradient, a sharded parameter (DTensor, FSDP2), or a gradient that changed
-            under `sums_in_backward`.
+        RuntimeError: a sparse gradient, a parameter in shards whose sums cannot be completed, a step inside
+            the backward pass, or a gradient that changed under `sums_in_backward`.
     """
 
     _home: torch.device  # where the law is corrected,
     _constants: Constants  # with these
-    _plans: list[Any]  # of each group's passes, from the last step
+    _plans: list[Any]  # of each share's passes, from the last step
+    _spread: Spread | None  # as it was in the last step
 
     def __init__(
         self,
@@ -170,21 +178,24 @@ class RLLC(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plans = itertools.chain(self._plans, itertools.repeat(None))
-        shares = [
-            stepping.share(group, self._part(group), plan)
-            for group, plan in zip(self.param_groups, plans, strict=False)
-        ]
-        if not any(share.part.params for share in shares):
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
+            _check_not_in_backward()
+            self._spread = self._find_spread()
+        shares = self._shares()
+        taking = any(share.part.params for share in shares)
+        if not taking and self._spread is None:
             return loss
-        on_device = torch.compiler.is_compiling() or self._settle()
-        if not torch.compiler.is_compiling():
+        on_device = compiling or self._settle()
+        if not compiling:
             self._plans = [share.plan for share in shares]
-        # Over shards, an all-reduce of this one array makes them whole.
         sums = torch.stack([self._sums(share) for share in shares])
+        anyone = None
+        if self._spread is not None:
+            sums, anyone = shards.total(self._spread, sums, taking)
         if on_device:
-            stepping.on_device(self._solver, self._constants, shares, sums)
-        else:
+            stepping.on_device(self._solver, self._constants, shares, sums, anyone)
+        elif anyone is None or anyone:
             stepping.on_host(self._solver, shares, sums)
         return loss
 
@@ -195,12 +206,23 @@ class RLLC(torch.optim.Optimizer):
             ValueError: the state is of another memory or another optimizer, or its law is damaged;
                 nothing has changed then.
         """
-        memory, k, seed = self.defaults["memory"], self.propagator.k, self.param_groups[0]["seed"]
-        books = saved.checked(state_dict["param_groups"][0], memory, k, seed)
-        super().load_state_dict(state_dict)
-        self.param_groups[0] |= books
+        seed = self.param_groups[0]["seed"]
+        taken: list[dict[str, Any]] = []
+
+        def check(_: Any, state: dict[str, Any]) -> None:
+            self._books(state["param_groups"][0], seed)
+            shards.check_whole(state, _all_params(self), self._names)
+            taken.append(state)
+
+        # The last of all hooks: it sees the state as the others left it, and nothing here has changed yet.
+        handle = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self.param_groups[0] |= self._books(self.param_groups[0], seed)
         if self.memory_dtype is not None:
-            saved.restore_units(self, state_dict, self._names, self.memory_dtype)
+            saved.restore_units(self, taken[0], self._names, self.memory_dtype)
         self._settle()
         if self._early:
             self._early.forget()
@@ -226,6 +248,7 @@ class RLLC(torch.optim.Optimizer):
         """What follows from the arguments and is not saved."""
         self._solver = learning.solver(self.propagator, self.inverse, self.guard)
         self._plans = []
+        self._spread = None
         self._home = torch.device("cpu")
         self._constants = learning.on(self._home, self._solver.host)
         self._names = [f"m{j}" for j in range(1, self.propagator.k + 1)]
@@ -245,6 +268,9 @@ class RLLC(torch.optim.Optimizer):
             for name in ("law", "faded", "skipped", "draws"):
                 keeper[name] = keeper[name].to(home)
         return on_device
+
+    def _books(self, group: dict[str, Any], seed: int | None) -> dict[str, Any]:
+        return saved.checked(group, self.defaults["memory"], self.propagator.k, seed)
 
     # --- The parts of a step ----------------------------------------------------------------------
 
@@ -270,23 +296,57 @@ class RLLC(torch.optim.Optimizer):
         for unit, name in zip(memory, self._names, strict=True):
             unit += [state[name] for state in states]
         numbers += taking if self.memory_dtype is not torch.bfloat16 else self._places(group, taking)
+        if self._spread is not None:
+            gradient[:] = map(shards.gradient, params, gradient)
+            for tensors in (params, *memory):
+                tensors[:] = map(shards.local, tensors)
 
     def _places(self, group: dict[str, Any], taking: Iterable[int]) -> list[int]:
         """Places in a group as places in the whole optimizer, which stochastic rounding goes by."""
         earlier = itertools.takewhile(lambda other: other is not group, self.param_groups)
         first = sum(len(other["params"]) for other in earlier)
-        return [first + i for i in taking]
+        # Shards of one parameter must not be rounded alike, but copies of one shard must.
+        return [first + i + shards.offset(group["params"][i]) * SPREADING for i in taking]
 
     def _begin(self, p: Tensor, state: dict[str, Tensor]) -> None:
         """Empty memory."""
-        if hasattr(p, "device_mesh"):
+        if self._spread is None and shards.in_shards(p):
             raise RuntimeError(
-                "RLLC does not take sharded parameters (DTensor) yet: its sums would be of one shard;"
-                " keep the parameters whole, as DistributedDataParallel does"
+                "RLLC does not take parameters in shards (DTensor) under torch.compile; leave"
+                " opt.step() out of what is compiled"
             )
         like = p if self.memory_dtype is None else real(p)
         for name in self._names:
             state[name] = torch.zeros_like(like, dtype=self.memory_dtype)
+
+    def _find_spread(self) -> Spread | None:
+        if not shards.several():
+            return None
+        params = _all_params(self)
+        if self._spread is None or not all(map(operator.is_, params, self._spread.params)):
+            return shards.spread(params)
+        return self._spread
+
+    def _shares(self) -> list[Share]:
+        """One for each group; over several processes one for each number of copies in each group."""
+        plans = itertools.chain(self._plans, itertools.repeat(None))
+        if self._spread is None:
+            groups = zip(self.param_groups, plans, strict=False)
+            return [stepping.share(group, self._part(group), plan) for group, plan in groups]
+        copies, shares = iter(self._spread.copies), []
+        for group in self.param_groups:
+            part, room = self._part(group), self._room(group)
+            counts = list(itertools.islice(copies, len(group["params"])))
+            taking = [n for n, p in zip(counts, group["params"], strict=True) if p.grad is not None]
+            for count in sorted(set(counts)):
+                own = part.pick([i for i, n in enumerate(taking) if n == count])
+                share = stepping.share(group, own, next(plans))
+                shares.append(share._replace(copies=count, room=room))
+        return shares
+
+    def _room(self, group: dict[str, Any]) -> float:
+        """The largest number that every unit of the group can hold."""
+        return min(torch.finfo(self.memory_dtype or p.dtype).max for p in group["params"])
 
     def _part(self, group: dict[str, Any]) -> Part:
         params: Unit = []
@@ -308,6 +368,18 @@ class RLLC(torch.optim.Optimizer):
         [group] = [group for group in self.param_groups if any(p is q for q in group["params"])]
         share = stepping.share(group, self._part(group | {"params": [p]}))
         return stepping.sums(self._solver, share, self._home)
+
+
+def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _check_not_in_backward() -> None:
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "step() was called inside the backward pass (optimizer-in-backward): the other gradients are not"
+            " there yet, and the law needs all of them at once; call it after loss.backward()"
+        )
 
 
 def _check_rate(name: str, value: Any) -> None:

@@ -60,7 +60,7 @@ def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tenso
     if step.draw is None:
         return value
     key = rounding.key(*step.draw, part.numbers[i], j)
-    return rounding.stochastic(value, key, part.starts[i])
+    return rounding.stochastic(value.float(), key, part.starts[i])
 
 
 def upper_triangle(size: int) -> list[tuple[int, int]]:
