@@ -107,19 +107,15 @@ def differentiate(net: nn.Module, examples: Examples) -> None:
 
 def network(task: Task) -> nn.Module:
     """The task's network, laid out in memory as the lab's runs have it."""
-    return networks.build(task.network, IMAGE, seed=0).to(memory_format=layout(task))
+    return networks.build(task.network, IMAGE, seed=0).to(memory_format=networks.layout(task.network))
 
 
 def batch(task: Task) -> Examples:
     """Made-up images, normalised as real ones are."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(task.batch, *IMAGE, generator=generator).contiguous(memory_format=layout(task))
+    images = torch.randn(task.batch, *IMAGE, generator=generator)
+    images = images.contiguous(memory_format=networks.layout(task.network))
     return Examples(images, torch.randint(networks.CLASSES, (task.batch,), generator=generator))
-
-
-def layout(task: Task) -> torch.memory_format:
-    """Channels last for convolutions."""
-    return torch.contiguous_format if task.network == "mlp" else torch.channels_last
 
 
 def torch_optimizer(name: str, params: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -63,7 +63,7 @@ def text_of(name: str, folder: Path = OUT) -> str:
     if name == "law":
         return law.markdown(_law_paths())
     if name == "optax":
-        return effects.measured_table() + "\n"
+        return effects.measured_table()
     return REPORTS[name].text(records.read(folder / f"{name}.json"))
 
 

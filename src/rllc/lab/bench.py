@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "main"]
 
 MEMORIES = ("M(0.9)", "M(0.9) + M(0)", "M(0.9) + M_2(0.6)", "M(0.9) + M(0) + M_2(0.6)")
-PACKAGES = ("rllc", "torch", "numpy")
 
 
 @dataclass(frozen=True)
@@ -179,20 +178,12 @@ def _save(bench: Bench, device: str, timings: Sequence[Timing]) -> None:
 
 def _record(bench: Bench, device: str, timings: Sequence[Timing]) -> dict[str, Any]:
     """Everything measured and with what, as JSON has it."""
-    import platform
-    from importlib import metadata
-
     import torch
 
-    from rllc.lab.records import now, this_commit, this_hardware
+    from rllc.lab.records import provenance
 
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
-    return {
-        "made": now(),
-        "versions": versions,
-        "commit": this_commit(),
-        "hardware": this_hardware(),
+    return provenance() | {
         "device": device,
         "gpu": gpu,
         "threads": torch.get_num_threads(),

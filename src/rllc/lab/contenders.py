@@ -204,7 +204,7 @@ def _training(name: str, team: Sequence[Kind], setting: Setting) -> Iterator[Tim
     """Whole training steps of the lab's network on one made-up batch."""
     optimizers, steps = {}, {}
     for kind in team:
-        layout = torch.contiguous_format if name == "mlp" else torch.channels_last
+        layout = networks.layout(name)
         net = networks.build(name, IMAGE, seed=0).to(setting.device)
         net = net.to(memory_format=layout)  # type: ignore[call-overload]
         optimizers[kind] = build(kind, net.parameters(), setting.memory_dtype)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "build", "conv", "gpt", "mlp", "resnet20"]
+__all__ = ["NETWORKS", "build", "conv", "gpt", "layout", "mlp", "resnet20"]
 
 CLASSES = 10
 CHARACTERS = 65  # the alphabet of tiny Shakespeare
@@ -34,6 +34,11 @@ def build(name: str, shape: Shape, seed: int) -> nn.Module:
     net = NETWORKS[name](shape)
     initialise(net, torch.Generator().manual_seed(seed))
     return net
+
+
+def layout(name: str) -> torch.memory_format:
+    """Of the network and its inputs. Measured on a CPU: convolutions take a fifth less with channels last."""
+    return torch.channels_last if name in ("conv", "resnet20") else torch.contiguous_format
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:

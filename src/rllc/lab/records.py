@@ -42,6 +42,7 @@ __all__ = [
     "name_in",
     "now",
     "pack",
+    "provenance",
     "read",
     "read_all",
     "save",
@@ -51,6 +52,7 @@ __all__ = [
     "write",
 ]
 
+PACKAGES = ("rllc", "torch", "numpy")
 ENDING = ".parquet"
 
 SCHEMA = pa.schema(
@@ -120,7 +122,7 @@ def save(folder: Folder, cell: Cell, result: Result) -> None:
     Raises:
         OSError: the folder cannot be written or is full; no record is left then.
     """
-    write(folder, Record(cell, result, _versions(), this_commit(), this_hardware(), now()))
+    write(folder, Record(cell, result, _versions(PACKAGES), this_commit(), this_hardware(), now()))
 
 
 def write(folder: Folder, record: Record) -> None:
@@ -255,9 +257,19 @@ def _result(row: dict[str, Any]) -> Result:
 
 
 @functools.cache
-def _versions() -> dict[str, str]:
-    packages = {name: importlib.metadata.version(name) for name in ("rllc", "torch", "numpy")}
-    return {"python": platform.python_version()} | packages
+def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
+    """When, with which versions, at which commit and where, for records of other kinds."""
+    return {
+        "made": now(),
+        "versions": _versions(packages),
+        "commit": this_commit(),
+        "hardware": this_hardware(),
+    }
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version()} | versions
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -250,6 +250,17 @@ def check_step_size(h: float) -> float:
     if isinstance(h, bool) or not math.isfinite(h) or h <= 0:
         raise ValueError(f"the step size h must be a positive finite number, got {h!r}")
     return float(h)
+
+
+def combined(weights: Sequence[Any], trees: Sequence[Params]) -> Params:
+    """Σ weights trees in the dtype of the trees, leaving out weights that are the number zero."""
+    kept = [(w, t) for w, t in zip(weights, trees, strict=True) if not (isinstance(w, float) and w == 0)]
+    if not kept:
+        return scale(0, trees[-1])
+    return jax.tree.map(
+        lambda *xs: sum(jnp.asarray(w, x.dtype) * x for (w, _), x in zip(kept, xs, strict=True)),
+        *(tree for _, tree in kept),
+    )
 
 
 def _scaled(factor: jax.Array, tree: Params) -> Params:

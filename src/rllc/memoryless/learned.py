@@ -18,14 +18,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
 from rllc.memoryless.closed import Terms, hessian_product
-from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, scale
+from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
 from rllc.propagator import Array, Propagator
 
 __all__ = [
@@ -102,7 +101,6 @@ class SmoothRidge:
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, on the pairs (θ, L)."""
         p = self.propagator
-        B, a = jnp.asarray(p.B), jnp.asarray(p.a)
 
         def step(memory: State, point: Params) -> tuple[Params, State]:
             theta, L = point
@@ -110,8 +108,8 @@ class SmoothRidge:
             W = jnp.array([[optax.tree.vdot(x, y) for y in memory] for x in memory])
             v = jnp.array([optax.tree.vdot(x, g) for x in memory])
             x = jnp.linalg.solve(W + self.ridge * jnp.eye(p.k), v)
-            memory = tuple(_combined([*B[:, j], a[j]], [*memory, g]) for j in range(p.k))
-            return (_combined(L + self.h * self.kappa * x, memory), -self.kappa * x), memory
+            memory = tuple(combined([*p.B[:, j], p.a[j]], [*memory, g]) for j in range(p.k))
+            return (combined(L + self.h * self.kappa * x, memory), -self.kappa * x), memory
 
         return Method(lambda point: tuple(scale(0, point[0]) for _ in range(p.k)), step)
 
@@ -145,13 +143,6 @@ class SmoothRidge:
         F = scale(after @ L, g), -self.kappa * x0
         along_Hg, along_g = v @ jnp.asarray(self.propagator.B) @ L, self.kappa * (after @ x0)
         return Terms(F, (add(scale(along_Hg, Hg), scale(along_g, g)), -self.kappa * x1))
-
-
-def _combined(weights: jax.Array | list[jax.Array], trees: State | list[Params]) -> Params:
-    """Σ weights trees."""
-    return jax.tree.map(
-        lambda *xs: sum(w.astype(x.dtype) * x for w, x in zip(weights, xs, strict=True)), *trees
-    )
 
 
 def extrapolating_law(propagator: Propagator) -> Array:

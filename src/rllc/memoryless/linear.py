@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from rllc.laws import FixedLaw
 from rllc.memoryless.closed import Terms, hessian_product
-from rllc.memoryless.history import Gradient, Method, Params, State, add, scale
+from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, scale
 from rllc.propagator import Array, M
 
 __all__ = ["Coefficients", "Linear", "NesterovIterates"]
@@ -66,8 +65,8 @@ class Linear:
 
         def step(memory: State, theta: Params) -> tuple[Params, State]:
             g = grad(theta)
-            memory = tuple(_sum([*p.B[:, j], p.a[j]], [*memory, g]) for j in range(p.k))
-            return _sum([*L, self.weight_decay], [*memory, theta]), memory
+            memory = tuple(combined([*p.B[:, j], p.a[j]], [*memory, g]) for j in range(p.k))
+            return combined([*L, self.weight_decay], [*memory, theta]), memory
 
         return Method(init, step)
 
@@ -85,8 +84,8 @@ class Linear:
         decay = self.weight_decay
         C0, C1, M1 = coefficients
         g = grad(theta)
-        moved = scale(C1, g) if decay == 0 else _sum([C1, decay * M1], [g, theta])
-        return Terms(_sum([C0, decay], [g, theta]), hessian_product(grad, theta, moved))
+        moved = scale(C1, g) if decay == 0 else combined([C1, decay * M1], [g, theta])
+        return Terms(combined([C0, decay], [g, theta]), hessian_product(grad, theta, moved))
 
     def modified_loss(self, loss: Loss, h: float, coefficients: Coefficients | None = None) -> Loss:
         """The function on which the memoryless iteration is gradient descent of step size h (eq. 4).
@@ -140,7 +139,7 @@ class NesterovIterates:
 
         def step(state: State, phi: Params) -> tuple[Params, State]:
             before, v = state
-            ahead = _sum([1 + self.beta, -self.beta], [phi, before])
+            ahead = combined([1 + self.beta, -self.beta], [phi, before])
             v = add(scale(self.beta, v), grad(ahead))
             return v, (phi, v)
 
@@ -182,14 +181,3 @@ def _coefficients(mu: Array) -> Coefficients:
     S = np.concatenate([[0.0], np.cumsum(C0)[:-1]])  # S_n = Σ_{s<n} C0_s
     older = np.convolve(np.where(n > 0, mu, 0.0), S)[: mu.size]  # Σ_{k>=1} μ_k S_{n-k}
     return Coefficients(C0, S * (C0 - mu[0]) - older, np.cumsum(n * mu))
-
-
-def _sum(weights: list[float], trees: list[Params]) -> Params:
-    """Σ weights trees, leaving out weights that are the number zero."""
-    kept = [(w, t) for w, t in zip(weights, trees, strict=True) if not (isinstance(w, float) and w == 0)]
-    if not kept:
-        return scale(0, trees[-1])
-    return jax.tree.map(
-        lambda *xs: sum(jnp.asarray(w, x.dtype) * x for (w, _), x in zip(kept, xs, strict=True)),
-        *(tree for _, tree in kept),
-    )

@@ -2,7 +2,7 @@
 
 Why numba: measured in docs/speed.md. torch's own fused SGD, once for each unit, reads the parameters k times
 and needs a gather for the sums; torch.compile makes as good a second pass, but compiles for half a minute in
-every process and needs a C++ compiler there. These kernels are 150 lines of Python, compile in seconds, once
+every process and needs a C++ compiler there. These kernels are 250 lines of Python, compile in seconds, once
 for each number of units and dtype, and take any k, B and a.
 
 Sums are in float64, chunk by chunk in a fixed order: the number of threads (torch's) changes no bit.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rllc.torch import foreach, kernels_cuda, rounding
 from rllc.torch.parts import Part, one_layout, wide_dtype
 from rllc.torch.passes import Array, Step, upper_triangle
 
-__all__ = ["advance", "gram"]
+__all__ = ["advance", "gram", "prepare"]
 
 WARPS = 8
 ALIGNED = 16  # bytes
@@ -36,43 +36,62 @@ DTYPES = {
 Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
 
 
-def gram(part: Part, basis: Array) -> Tensor:
+Launches = list[tuple[Tensor, bool]]  # chunks (n, 3), and whether they are whole
+
+
+class Batch(NamedTuple):
+    """Parameters of one device and kind, as the kernels take them; kind None is what they do not take."""
+
+    kind: Kind | None
+    part: Part
+    table: Tensor  # (k+2, tensors) addresses of units, gradient and parameters
+    launches: Launches
+
+
+def prepare(part: Part, plan: None) -> tuple[list[Batch], None]:
+    """A part cut into batches; for the next step there is nothing to plan, tables are kept by address."""
+    found: dict[tuple[torch.device, Kind | None], list[int]] = {}
+    for i, theta in enumerate(part.params):
+        if theta.numel():
+            found.setdefault((theta.device, _kind(theta, part.vectors(i))), []).append(i)
+    return [_batch(kind, part.pick(chosen)) for (_, kind), chosen in found.items()], None
+
+
+def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
     """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
-    device = part.params[0].device
+    device = batches[0].table.device if batches else torch.device("cpu")
     combine = torch.from_numpy(basis).to(device, non_blocking=True)
     total = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=device)
-    for kind, batch in _batches(part):
+    for batch in batches:
         # Squares of float64 may overflow, and whether they did is not to be read back.
-        if kind is None or kind[-1] == torch.float64:
-            total += foreach.gram(batch, basis).to(device)
+        if batch.kind is None or batch.kind[-1] == torch.float64:
+            total += foreach.gram(batch.part, basis).to(device)
         else:
-            total += combine.T @ _gram(kind, batch).to(device) @ combine
+            total += combine.T @ _gram(batch.kind, batch).to(device) @ combine
     return total
 
 
-def advance(part: Part, step: Step) -> None:
+def advance(batches: Sequence[Batch], step: Step) -> None:
     """M <- M B + g aᵀ, all units from the old ones, then θ <- keep θ + M weights."""
-    for kind, batch in _batches(part):
-        if kind is None:
-            foreach.advance(batch, step)
+    for batch in batches:
+        if batch.kind is None:
+            foreach.advance(batch.part, step)
         else:
-            _advance(kind, batch, step)
+            _advance(batch.kind, batch, step)
 
 
-def _gram(kind: Kind, part: Part) -> Tensor:
-    k, device = len(part.memory), part.params[0].device
+def _gram(kind: Kind, batch: Batch) -> Tensor:
+    k, device = len(batch.part.memory), batch.table.device
     pairs = upper_triangle(k + 1)
-    table, launches = _table([*part.memory, part.gradient], part.params)
-    sums = torch.empty(
-        sum(len(chunks) for chunks, _ in launches), len(pairs), dtype=torch.float64, device=device
-    )
+    count = sum(len(chunks) for chunks, _ in batch.launches)
+    sums = torch.empty(count, len(pairs), dtype=torch.float64, device=device)
     done = 0
-    for chunks, whole in launches:
+    for chunks, whole in batch.launches:
         kernels_cuda.gram_chunks[(len(chunks),)](
-            table,
+            batch.table,
             chunks,
             sums[done:],
-            len(part.params),
+            len(batch.part.params),
             K=k,
             unit_dtype=DTYPES[kind[0]],
             gradient_dtype=DTYPES[kind[1]],
@@ -87,22 +106,21 @@ def _gram(kind: Kind, part: Part) -> Tensor:
     return upper + upper.triu(1).T
 
 
-def _advance(kind: Kind, part: Part, step: Step) -> None:
-    k, theta = len(part.memory), part.params[0]
-    dtype = wide_dtype(theta)
-    table, launches = _table([*part.memory, part.gradient, part.params], part.params)
+def _advance(kind: Kind, batch: Batch, step: Step) -> None:
+    k, theta = len(batch.part.memory), batch.part.params[0]
+    dtype, keys = wide_dtype(theta), _keys(batch.part, step, theta.device)
     numbers = torch.cat(
         [_on(x, dtype, theta.device).reshape(-1) for x in (step.B, step.a, step.weights, step.keep)]
     )
     ok = _on(True, torch.bool, theta.device) if step.ok is None else step.ok
-    for chunks, whole in launches:
+    for chunks, whole in batch.launches:
         kernels_cuda.advance_chunks[(len(chunks),)](
-            table,
+            batch.table,
             chunks,
             numbers,
             ok,
-            _keys(part, step, theta.device),
-            len(part.params),
+            keys,
+            len(batch.part.params),
             K=k,
             structure=_bits(np.asarray(step.structure)),
             needed=_bits(np.any(step.structure, axis=1)),
@@ -118,28 +136,18 @@ def _advance(kind: Kind, part: Part, step: Step) -> None:
         )
 
 
-def _batches(part: Part) -> list[tuple[Kind | None, Part]]:
-    """The part by devices and dtypes; None for what the kernels do not take."""
-    found: dict[tuple[torch.device, Kind | None], list[int]] = {}
-    for i, theta in enumerate(part.params):
-        if theta.numel():
-            found.setdefault((theta.device, _kind(theta, part.vectors(i))), []).append(i)
-    return [(kind, part.pick(chosen)) for (_, kind), chosen in found.items()]
-
-
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     *memory, gradient = vectors
     kind = memory[0].dtype, gradient.dtype, theta.dtype
     return kind if DTYPES.keys() >= {*kind} and one_layout([theta, *vectors]) else None
 
 
-Launches = list[tuple[Tensor, bool]]  # chunks (n, 3), and whether they are whole
-
-
-def _table(units: Sequence[Sequence[Tensor]], params: Sequence[Tensor]) -> tuple[Tensor, Launches]:
-    """Addresses (len(units), tensors), and the chunks of the work, on the device."""
+def _batch(kind: Kind | None, part: Part) -> Batch:
+    units = (*part.memory, part.gradient, part.params)
     addresses = tuple(tuple(t.data_ptr() for t in unit) for unit in units)
-    return _placed(addresses, tuple(t.numel() for t in params), params[0].device)
+    return Batch(
+        kind, part, *_placed(addresses, tuple(t.numel() for t in part.params), part.params[0].device)
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -173,7 +181,7 @@ def _keys(part: Part, step: Step, device: torch.device) -> Tensor:
 
 
 def _on(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers as a tensor on the device; several tensors of one entry as one."""
+    """Numbers as a tensor on the device."""
     if isinstance(values, Tensor):
         return values.to(device, dtype)
     return torch.tensor(np.asarray(values)).to(device, dtype, non_blocking=True)

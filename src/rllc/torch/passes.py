@@ -9,7 +9,7 @@
     fused_cuda Triton kernels that do; on a GPU, for fused=True
 
 All of them agree: sums to float64 rounding; memory and parameters to two units in the last place a step. What
-makes a pass over shards complete is a sum of what `gram` returns (see `RLLC._sums`).
+makes a pass over shards complete is a sum of what `gram` returns (`rllc.torch.shards.total`).
 """
 
 from __future__ import annotations

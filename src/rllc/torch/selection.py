@@ -77,7 +77,7 @@ def _why_no_triton() -> str | None:
 def _fused_cuda() -> Passes:
     from rllc.torch import fused_cuda  # triton is an optional dependency
 
-    return Passes(_as_it_is, fused_cuda.gram, fused_cuda.advance)
+    return Passes(fused_cuda.prepare, fused_cuda.gram, fused_cuda.advance)
 
 
 @functools.cache

@@ -84,15 +84,20 @@ def title(axes: Axes, text: str, colour: str = INK) -> None:
     axes.set_title(text, loc="left", fontsize=10, color=colour)
 
 
-def plain(axes: Axes, x: str = "steps") -> None:
-    """Two spines, a faint grid, thousands with commas."""
+def dress(axes: Axes, x: str) -> None:
+    """Two spines, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.margins(x=0)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.tick_params(labelsize=9, colors=INK)
+
+
+def plain(axes: Axes, x: str = "steps") -> None:
+    """The same over steps, with commas in thousands."""
+    dress(axes, x)
+    axes.margins(x=0)
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 

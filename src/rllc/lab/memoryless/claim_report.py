@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rllc.lab.evidence.drawing import INK, title
+from rllc.lab.evidence.drawing import INK, dress, title
 from rllc.lab.memoryless.claim import DATA, ROWS, SEEDS
-from rllc.lab.memoryless.drawing import COLOURS, dress, headed
+from rllc.lab.memoryless.drawing import COLOURS, headed
 from rllc.lab.memoryless.texts import over_seeds, table
 from rllc.lab.memoryless.training import VARIANTS, Variant
 

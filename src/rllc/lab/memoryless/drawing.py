@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from rllc.lab.evidence.drawing import FAINT, INK, title
+from rllc.lab.evidence.drawing import FAINT, INK, dress, title
 
 if TYPE_CHECKING:
     from rllc.lab.memoryless.study import Measured
 
-__all__ = ["COLOURS", "dress", "headed", "logarithmic", "study"]
+__all__ = ["COLOURS", "headed", "logarithmic", "study"]
 
 # Okabe and Ito's colours: the optimizer, its counterpart without the correction, and with it.
 COLOURS = {"memory": "#000000", "without": "#D55E00", "with": "#0072B2"}
@@ -40,11 +40,7 @@ def _against_size(axes: Axes, found: Measured) -> None:
             continue
         axes.loglog(h, d, "o-", color=colour, markersize=4, linewidth=1.7, zorder=3)
         axes.loglog(h, d[-1] * (h / h[-1]) ** (j + 1), color=FAINT, linewidth=3.5, zorder=1)
-        order = found.slopes[j]
-        said = name if np.isnan(order) else f"{name}: order {order:.2f}"
-        axes.annotate(
-            said, (0.04, 0.95 - 0.08 * j), xycoords="axes fraction", color=colour, fontsize=9.5, va="top"
-        )
+        _say_order(axes, name, found.slopes[j], 0.95 - 0.08 * j, colour)
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
@@ -72,11 +68,7 @@ def _over_time(axes: Axes, found: Measured) -> None:
                 va="center",
             )
     for j, (colour, name) in enumerate(zip(_colours(), NAMES, strict=True)):
-        order = found.slopes[j]
-        said = name if np.isnan(order) else f"{name}: order {order:.2f}"
-        axes.annotate(
-            said, (0.04, 0.97 - 0.075 * j), xycoords="axes fraction", color=colour, fontsize=9.5, va="top"
-        )
+        _say_order(axes, name, found.slopes[j], 0.97 - 0.075 * j, colour)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.25)
     dress(axes, "time n h")
@@ -84,18 +76,13 @@ def _over_time(axes: Axes, found: Measured) -> None:
     title(axes, f"{found.task}, {found.steps} steps of the largest h")
 
 
+def _say_order(axes: Axes, name: str, order: float, height: float, colour: str) -> None:
+    said = name if np.isnan(order) else f"{name}: order {order:.2f}"
+    axes.annotate(said, (0.04, height), xycoords="axes fraction", color=colour, fontsize=9.5, va="top")
+
+
 def _colours() -> tuple[str, str]:
     return COLOURS["without"], COLOURS["with"]
-
-
-def dress(axes: Axes, x: str) -> None:
-    """Two spines, a faint grid."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.tick_params(labelsize=9, colors=INK)
 
 
 def logarithmic(axes: Axes) -> None:

@@ -7,6 +7,7 @@ import warnings
 import optax
 
 from rllc import laws
+from rllc.lab.memoryless import texts
 from rllc.laws import FixedLaw
 from rllc.memoryless import Adam, Effect, Linear, Lion, LongMemoryWarning, RMSProp, memory_effect
 from rllc.propagator import CM, M
@@ -40,24 +41,22 @@ EXAMPLES: tuple[tuple[str, Form, str], ...] = (
     ("Signum-K, 0.9, ε = 1e-8", Lion(0.9, 0.9, 1e-8), "β/(1-β) ε/R²"),
 )
 
-HEAD = "| optimizer | memory | τ, steps | τ where g² ≪ ε | changes at \\|g\\| | acts on | τ as a formula |"
+HEAD = ("optimizer", "memory", "τ, steps", "τ where g² ≪ ε", "changes at |g|")
 
 
 def table() -> str:
     """EXAMPLES in Markdown; τ is that of gradients far above ε unless said."""
-    rows = (_row(name, memory_effect(form), formula) for name, form, formula in EXAMPLES)
-    return "\n".join([HEAD, "|---|---|--:|--:|--:|---|---|", *rows])
+    rows = [(name, *_cells(effect := memory_effect(form)), effect.norm, tau) for name, form, tau in EXAMPLES]
+    return texts.table((*HEAD, "acts on", "τ as a formula"), rows, left=2)
 
 
-def _row(name: str, effect: Effect, formula: str) -> str:
-    changes = "" if effect.changes_at is None else f"{effect.changes_at:.1e}"
-    norm = effect.norm.replace("|", "\\|")
-    cells = name, effect.verdict, _number(effect.delay), _number(effect.delay_at_zero), changes, norm
-    return f"| {' | '.join(cells)} | {formula.replace('|', chr(92) + '|')} |"
+def _cells(effect: Effect) -> tuple[str, ...]:
+    changes = "" if effect.changes_at is None else texts.minus(f"{effect.changes_at:.1e}")
+    return effect.verdict, _number(effect.delay), _number(effect.delay_at_zero), changes
 
 
 def _number(tau: float) -> str:
-    return f"{tau:.3g}".replace("-", "−") if abs(tau) > 1e-9 else "0"
+    return texts.minus(f"{tau:.3g}") if abs(tau) > 1e-9 else "0"
 
 
 RATE = 1e-3
@@ -80,15 +79,11 @@ OF_OPTAX: tuple[tuple[str, optax.GradientTransformation], ...] = (
 
 def measured_table() -> str:
     """OF_OPTAX as they are, in Markdown: takes a quarter of a minute."""
-    head = "| optax | memory | τ, steps | τ where g² ≪ ε | changes at \\|g\\| | |"
-    return "\n".join([head, "|---|---|--:|--:|--:|---|", *(_measured_row(*named) for named in OF_OPTAX)])
+    return texts.table((*HEAD, ""), [_measured(*named) for named in OF_OPTAX], left=2)
 
 
-def _measured_row(name: str, tx: optax.GradientTransformation) -> str:
+def _measured(name: str, tx: optax.GradientTransformation) -> tuple[str, ...]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LongMemoryWarning)
         effect = memory_effect(tx, RATE)
-    remark = "its memory does not decay" if caught else ""
-    changes = "" if effect.changes_at is None else f"{effect.changes_at:.1e}"
-    cells = name, effect.verdict, _number(effect.delay), _number(effect.delay_at_zero), changes, remark
-    return f"| {' | '.join(cells)} |"
+    return name, *_cells(effect), "its memory does not decay" if caught else ""

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rllc import laws
-from rllc.lab.evidence.drawing import INK, title
-from rllc.lab.memoryless.drawing import dress, headed, logarithmic
+from rllc.lab.evidence.drawing import INK, dress, title
+from rllc.lab.memoryless.drawing import headed, logarithmic
 from rllc.lab.memoryless.explicit import SEEDS, SETTINGS, STRENGTHS, Setting
 from rllc.lab.memoryless.texts import minus, over_seeds, table
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rllc.lab import records
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.files import replacing
-from rllc.lab.records import now, this_commit, this_hardware
 
 __all__ = ["collect", "provenance", "read", "write"]
 
@@ -26,8 +24,7 @@ PACKAGES = ("rllc", "jax", "optax", "numpy")
 
 def provenance() -> dict[str, Any]:
     """When, with what and where: as in the records of `rllc run`."""
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
-    return {"made": now(), "versions": versions, "commit": this_commit(), "hardware": this_hardware()}
+    return records.provenance(PACKAGES)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
