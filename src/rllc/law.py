@@ -13,6 +13,7 @@ combining their squares.
     GramianRidge(eps)   (W + eps s Γ)⁻¹ v,  s = tr(Γ⁻¹W)/r     the default
     Ridge(eps)          (W + eps I)⁻¹ v                        the paper's, as far as it says
     Cutoff(rcond)       the pseudo-inverse without the singular values of M below rcond times the largest
+    DiagonalRidge(eps)  (W + eps diag W)⁻¹ v                   where there is no Γ: nonlinear memory
 
 Only GramianRidge keeps all of Lemma 3.8: the steps do not change when the units are replaced by other
 units of the same span, when gradients are rescaled, or when units coincide (mathematics.md, section 7).
@@ -29,7 +30,19 @@ import numpy as np
 
 from rllc.propagator import Propagator
 
-__all__ = ["Cutoff", "Frame", "GramianRidge", "RelaxedInverse", "Ridge", "Sums", "correction"]
+__all__ = [
+    "Cutoff",
+    "DiagonalRidge",
+    "Frame",
+    "GramianRidge",
+    "LawStep",
+    "RelaxedInverse",
+    "Ridge",
+    "Sums",
+    "correction",
+    "in_scale",
+    "plain_frame",
+]
 
 Array = Any  # an array of numpy, torch or jax.numpy: the caller's
 
@@ -143,7 +156,73 @@ class Cutoff:
         return vectors @ (inverse * (vectors.T @ sums.v))
 
 
-RelaxedInverse = GramianRidge | Ridge | Cutoff
+@dataclass(frozen=True)
+class DiagonalRidge:
+    """M⁺g = (W + eps diag W)⁻¹ v: the default of memory that is not linear, which has no Gramian.
+
+    For one unit it is GramianRidge. It does not change with the length of any unit, nor with the
+    gradient's, but it does with other changes of basis. A unit that is zero has the coefficient zero.
+
+    Attributes:
+        eps: relative ridge, >= 0. Values below the rounding of the sums are raised to it.
+    """
+
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_nonnegative("eps", self.eps)
+
+    def frame(self, propagator: Propagator) -> Frame:
+        """The units as they are."""
+        return _own_frame(propagator)
+
+    def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
+        """(k,) the coefficients of the projection of g / τ on U."""
+        W, eps = sums.W, self.eps
+        size = xp.sqrt(xp.diagonal(W))
+        scale = xp.where(size > 0, 1 / xp.where(size > 0, size, 1.0), 0.0)
+        correlation = W * scale[:, None] * scale[None, :]
+        # A zero unit has no correlation with itself either; its one keeps the matrix regular.
+        ridge = xp.where(size > 0, xp.where(eps > rounding, eps, rounding), 1.0)
+        return scale * xp.linalg.solve(
+            correlation + ridge * xp.eye(W.shape[0], dtype=W.dtype), scale * sums.v
+        )
+
+
+RelaxedInverse = GramianRidge | Ridge | Cutoff | DiagonalRidge
+
+
+@dataclass(frozen=True)
+class LawStep:
+    """How a correction x moves the law at step t: L <- L + c2 t^(-decay) |L|^q x, with |x| at most `clip`.
+
+    |L| is the Euclidean norm. As it stands it is the paper's additive step. With q > 0 the step is
+    relative to the law's own size, homogeneous of degree q: a law that anneals falls like t^(-1/q) and not
+    to zero; q = 1.5 is safe, q = 1 collapses where batches are drawn without replacement. decay = 1/2 is
+    c2 ~ 1/√t.
+
+    Attributes:
+        q: >= 0. decay: >= 0. clip: > 0, of the length of x.
+    """
+
+    q: float = 0.0
+    decay: float = 0.0
+    clip: float = math.inf
+
+    def __post_init__(self) -> None:
+        check_nonnegative("q", self.q)
+        check_nonnegative("decay", self.decay)
+        if isinstance(self.clip, str) or not self.clip > 0:
+            raise ValueError(f"clip must be a number > 0, math.inf for none, got {self.clip!r}")
+
+    def taken(self, xp: ModuleType, law: Array, rate: Any, x: Array, t: Any) -> Array:
+        """(k,) the law after the step, t = 1, 2, ... counting the corrections so far with this one."""
+        if self.clip < math.inf:
+            length = xp.sqrt(xp.sum(x * x))
+            x = x * xp.where(length > self.clip, self.clip / xp.where(length > 0, length, 1.0), 1.0)
+        if self.q:
+            x = x * xp.sqrt(xp.sum(law * law)) ** self.q
+        return law + (rate * t**-self.decay if self.decay else rate) * x
 
 
 def correction(
@@ -178,6 +257,28 @@ def correction(
     # (1/q) min(1, q² h), written so that neither 1/q nor q² can overflow into the result
     shrunk = quotient * (held / xp.where(level > 0, level, 1.0))
     return faded @ x * xp.where(shrunk < 1 / quotient, shrunk, 1 / quotient)
+
+
+def in_scale(
+    xp: ModuleType, x: Array, W: Array, last_size: Array, yardsticks: tuple[int | None, ...]
+) -> Array:
+    """(k,) the coefficients x of M⁺g as pure numbers: x_j |m_j| over what `rllc.memory.yardsticks` names.
+
+    Args:
+        W: (k, k) the units' inner products, in the metric if there is one.
+        last_size: |g| of the last gradient that memory has taken in.
+    """
+    lengths = [*xp.sqrt(xp.diagonal(W)), last_size]  # LAST_GRADIENT is the last of them
+    of_one = xp.ones_like(last_size)
+    over = [of_one if i is None else lengths[i] for i in yardsticks]
+    own = [of_one if i is None else length for i, length in zip(yardsticks, lengths[:-1], strict=True)]
+    factors = [xp.where(o > 0, m / xp.where(o > 0, o, 1.0), 0.0) for m, o in zip(own, over, strict=True)]
+    return x * xp.stack(factors)
+
+
+def plain_frame(k: int) -> Frame:
+    """The frame of k units of which no propagator is known: as they are. For `faded=None` only."""
+    return Frame(np.eye(k), np.eye(k), 1.0)
 
 
 def fade(xp: ModuleType, faded: Array, B: Array, sums: Sums) -> Array:

@@ -1,5 +1,8 @@
 """Algorithm 1 of arXiv 2402.15262 word for word: float64 NumPy, M as an n x k matrix, SVD.
 
+    algorithm_1     for linear memory, M <- M B + g aᵀ
+    general         for any memory with hidden state, M, H <- U(M, H, g, θ), and any step of the law
+
 Slow and obviously right: the oracle that every backend is tested against. It shares nothing with
 `rllc.law`: it never forms MᵀM.
 """
@@ -7,7 +10,7 @@ Slow and obviously right: the oracle that every backend is tested against. It sh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -15,10 +18,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from rllc.propagator import Propagator
 
-__all__ = ["State", "algorithm_1", "cutoff", "gramian_ridge", "guarded", "ridge"]
+__all__ = [
+    "State",
+    "additive",
+    "algorithm_1",
+    "cutoff",
+    "diagonal_ridge",
+    "general",
+    "gramian_ridge",
+    "guarded",
+    "ridge",
+]
 
 Array = NDArray[np.float64]
 RelaxedInverse = Callable[[Array, Array], Array]  # (M, g) -> M⁺ g
+Memory = Callable[[Array, Any, Array, Array], tuple[Array, Any]]  # (M, H, g, θ) -> (M, H)
+Correction = Callable[[Array, Any, Array], Array]  # (M, H, g) -> M⁺ g, in a metric that H may hold
+LawUpdate = Callable[[Array, Array, int], Array]  # (L, x, t) -> L
 
 
 class State(NamedTuple):
@@ -46,14 +62,44 @@ def algorithm_1(
         pinv: the relaxed Moore-Penrose inverse, (M, g) -> M⁺g.
     """
     B, a = propagator.B, propagator.a
-    theta, L = np.asarray(theta, np.float64), np.asarray(law, np.float64)
-    M = np.zeros((theta.size, propagator.k))
+
+    def update(M: Array, H: None, g: Array, theta: Array) -> tuple[Array, None]:
+        return M @ B + np.outer(g, a), H
+
+    return general(gradient, theta, update, None, law, c1, additive(c2), lambda M, H, g: pinv(M, g))
+
+
+def general(
+    gradient: Callable[[Array], Array],
+    theta: ArrayLike,
+    update: Memory,
+    hidden: Any,
+    law: ArrayLike,
+    c1: float,
+    law_update: LawUpdate,
+    correction: Correction,
+) -> Iterator[State]:
+    """The RLLC process (Definition 3.2, Algorithm 1), one State a step, without end; M_0 = 0.
+
+    Args:
+        gradient: θ (n,) -> g (n,). theta: θ_0 (n,). law: L_0 (k,).
+        update: (M (n, k), H, g, θ) -> (M, H), θ being where g was taken. hidden: H_0.
+        c1: the learning rate.
+        law_update: (L, x, t) -> L, t = 1 at the first step. correction: (M, H, g) -> M⁺g.
+    """
+    theta, L, H = np.asarray(theta, np.float64), np.asarray(law, np.float64), hidden
+    M, t = np.zeros((theta.size, L.size)), 0
     while True:
-        g = gradient(theta)  # get new gradient
-        L = L + c2 * pinv(M, g)  # RLLC step
-        M = M @ B + np.outer(g, a)  # memory update
+        g, t = gradient(theta), t + 1  # get new gradient
+        L = law_update(L, correction(M, H, g), t)  # RLLC step
+        M, H = update(M, H, g, theta)  # memory update
         theta = theta - c1 * M @ L  # learning step
         yield State(theta, M, L)
+
+
+def additive(c2: float) -> LawUpdate:
+    """L + c2 M⁺g: the paper's."""
+    return lambda L, x, t: L + c2 * x
 
 
 def cutoff(rcond: float) -> RelaxedInverse:
@@ -70,6 +116,20 @@ def gramian_ridge(propagator: Propagator, eps: float) -> RelaxedInverse:
     """(MᵀM + eps s Γ)⁻¹ Mᵀg with s = tr(Γ⁻¹MᵀM)/r, on the reachable part of the units."""
     T = _whitening(propagator)
     return lambda M, g: T @ _filtered(M @ T, g, lambda S: eps * np.sum(S**2) / T.shape[1])
+
+
+def diagonal_ridge(eps: float) -> RelaxedInverse:
+    """(MᵀM + eps diag MᵀM)⁻¹ Mᵀg: a ridge on the units at length one.
+
+    In a metric P⁻¹ it is that of P^(-1/2) M and P^(1/2) g.
+    """
+
+    def pinv(M: Array, g: Array) -> Array:
+        size = np.linalg.norm(M, axis=0)
+        scale = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
+        return scale * _filtered(M * scale, g, lambda S: eps)
+
+    return pinv
 
 
 def guarded(pinv: RelaxedInverse, propagator: Propagator, fraction: float) -> RelaxedInverse:

@@ -1,0 +1,240 @@
+"""Memory rules in NumPy against the reference, which knows nothing of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+import rllc
+from rllc import reference
+from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
+from rllc.memory import LAST_GRADIENT, Adam, Deviation, MemoryRule, linear, union, yardsticks
+
+N, STEPS = 12, 60
+H = np.linspace(0.1, 2.0, N)
+RNG = np.random.default_rng(3)
+NOISE, START = RNG.normal(size=(STEPS + 1, N)), RNG.normal(size=N)
+
+
+class SignMomentum(MemoryRule):
+    """The example of the documentation: Lion's and signSGD's direction, with the metric it is steepest in."""
+
+    def init(self, xp, param):
+        return (xp.zeros_like(param),)
+
+    def update(self, xp, g, units, hidden, param):
+        m = 0.9 * hidden[0] + 0.1 * g
+        return (xp.sign(m),), (m,)
+
+    def metric(self, xp, unit, hidden):
+        return xp.abs(hidden[0]) * unit
+
+
+class Clipped(MemoryRule):
+    """A direction that says nothing of its metric."""
+
+    def update(self, xp, g, units, hidden, param):
+        return (xp.where(g > 1, xp.ones_like(g), g),), ()
+
+
+def noisy_gradient():
+    t = iter(range(STEPS + 1))
+    return lambda theta: H * theta + 0.3 * NOISE[next(t)]
+
+
+def run(rule, law, c1, c2, step):
+    """RLLC with a rule, in NumPy, by the parts that the frameworks use: (θ, M, L) of each step."""
+    gradient, theta, L = noisy_gradient(), START.copy(), np.asarray(law, float)
+    units, hidden, last = (np.zeros(N),) * rule.k, rule.init(np, START), np.float64(0)
+    for t in range(1, STEPS + 1):
+        g, M = gradient(theta), np.stack(units, 1)
+        dual = M if rule.metric is None else np.stack([rule.metric(np, u, hidden) for u in units], 1)
+        sums = Sums(M.T @ dual, M.T @ g, g @ g, np.float64(1), np.float64(1))
+        x = correction(np, sums, plain_frame(rule.k), DiagonalRidge(), faded=None, rounding=1e-15)
+        L = step.taken(np, L, c2, in_scale(np, x, sums.W, last, yardsticks(rule)), t)
+        units, hidden = rule.update(np, g, units, hidden, theta)
+        theta, last = theta - c1 * np.stack(units, 1) @ L, np.linalg.norm(g)
+        yield theta, np.stack(units, 1), L
+
+
+def agree(ours, theirs, tolerance=1e-10):
+    for (theta, M, L), state in zip(ours, theirs, strict=False):
+        for found, expected in ((theta, state.theta), (M, state.M), (L, state.L)):
+            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def of_reference(update, hidden, law, c1, law_update, pinv):
+    return reference.general(noisy_gradient(), START, update, hidden, law, c1, law_update, pinv)
+
+
+@pytest.mark.parametrize("memory", ["M(0.9)", "M(0.9) + M(0)", "M_2(0.6) + CM(0.3+0.2i)"])
+def test_linear_memory_as_a_rule_is_algorithm_1(memory):
+    p = rllc.parse(memory)
+    pinv = reference.diagonal_ridge(1e-3)
+    ours = run(linear(memory), np.ones(p.k), 0.02, 0.01, LawStep())
+    agree(ours, reference.algorithm_1(noisy_gradient(), START, p, np.ones(p.k), 0.02, 0.01, pinv))
+
+
+def test_one_unit_has_one_relaxed_inverse():
+    p = rllc.parse("M(0.9)")
+    ours = run(linear("M(0.9)"), [1.0], 0.02, 0.01, LawStep())
+    agree(
+        ours,
+        reference.algorithm_1(
+            noisy_gradient(), START, p, [1.0], 0.02, 0.01, reference.gramian_ridge(p, 1e-3)
+        ),
+    )
+
+
+def test_adam_in_its_own_metric():
+    """u = P m̂, x = uᵀg / (1 + eps) uᵀP⁻¹u, L += c2 |L|^1.5 x: written out."""
+
+    def update(M, H, g, theta):
+        m, v, t = H
+        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
+        return ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))[:, None], (m, v, t)
+
+    def pinv(M, H, g):
+        m, _, t = H
+        return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
+
+    def law_update(L, x, t):
+        return L + 0.3 * abs(L) ** 1.5 * x
+
+    ours = run(Adam(), [1.0], 0.02, 0.3, LawStep(q=1.5))
+    agree(ours, of_reference(update, (np.zeros(N), np.zeros(N), 0), [1.0], 0.02, law_update, pinv))
+
+
+def test_sign_momentum_of_the_documentation():
+    """Its metric |m| makes x = sign(m)ᵀg / |m|_1."""
+
+    def update(M, m, g, theta):
+        m = 0.9 * m + 0.1 * g
+        return np.sign(m)[:, None], m
+
+    def pinv(M, m, g):
+        return M.T @ g / (1.001 * np.abs(m).sum()) if m.any() else np.zeros(1)
+
+    ours = run(SignMomentum(), [1.0], 0.01, 0.1, LawStep(decay=0.5))
+
+    def law_update(L, x, t):
+        return L + 0.1 / math.sqrt(t) * x
+
+    agree(ours, of_reference(update, np.zeros(N), [1.0], 0.01, law_update, pinv))
+
+
+def test_a_union_shares_the_first_metric_and_measures_guests_by_its_owner():
+    rule = union("M(0.9)", SignMomentum())
+    assert yardsticks(rule) == (1, None)
+
+    def update(M, m, g, theta):
+        m = 0.9 * m + 0.1 * g
+        return np.stack([0.9 * M[:, 0] + g, np.sign(m)], 1), m
+
+    def pinv(M, m, g):
+        root = np.sqrt(np.abs(m))  # P^(-1/2)
+        if not m.any():
+            return np.zeros(2)
+        x = reference.diagonal_ridge(1e-3)(root[:, None] * M, g / root)
+        length = np.linalg.norm(root[:, None] * M, axis=0)
+        return x * [length[0] / length[1], 1.0]
+
+    ours = run(rule, [0.1, 1.0], 0.01, 0.05, LawStep())
+    agree(ours, of_reference(update, np.zeros(N), [0.1, 1.0], 0.01, reference.additive(0.05), pinv))
+
+
+def test_a_unit_without_a_metric_is_measured_by_the_last_gradient():
+    """x = uᵀg / (1 + eps) |u| |g'|: the same for every scale of the unit."""
+    assert yardsticks(Clipped()) == (LAST_GRADIENT,)
+
+    def update(M, last, g, theta):
+        return np.minimum(g, 1)[:, None], g
+
+    def pinv(M, last, g):
+        if not last.any():
+            return np.zeros(1)
+        return M.T @ g / (1.001 * np.linalg.norm(M) * np.linalg.norm(last))
+
+    ours = run(Clipped(), [1.0], 0.05, 0.1, LawStep())
+    agree(ours, of_reference(update, np.zeros(N), [1.0], 0.05, reference.additive(0.1), pinv))
+
+
+def test_the_deviation_from_the_average():
+    """θ̄ of θ_0 ... θ_(t-1) with weights close to t^9, by its definition as a sum."""
+    theta, M, _ = zip(*run(union("M(0)", Deviation()), [1.0, 0.0], 0.05, 0.0, LawStep()), strict=True)
+    seen = np.array([START, *theta[:-1]])
+    t = np.arange(1, STEPS + 1)
+    # The weight of θ_i in θ̄_t is 10/(i+9) times what later points leave of it.
+    weights = np.array([math.prod((s - 1) / (s + 9) for s in t[i:]) * 10 / (t[i - 1] + 9) for i in t])
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
+    np.testing.assert_allclose(M[-1][:, 1], seen[-1] - weights @ seen, rtol=1e-10, atol=1e-12)
+
+
+def test_unions_are_flat_and_hidden_states_stay_apart():
+    rule = union(union("M(0.9) + M(0)", Adam()), Deviation())
+    assert (rule.k, len(rule.rules), yardsticks(rule)) == (4, 3, (2, 2, None, 2))
+    hidden = rule.init(np, START)
+    units, hidden = rule.update(np, START, (np.zeros(N),) * 4, hidden, START)
+    alone, of_adam = Adam().update(np, START, (np.zeros(N),), Adam().init(np, START), START)
+    np.testing.assert_array_equal(units[2], alone[0])
+    np.testing.assert_array_equal(rule.metric(np, START, hidden), Adam().metric(np, START, of_adam))
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
+    def scaled(c):
+        rule, gradient, theta, L = Adam(eps=0.0), noisy_gradient(), START.copy(), np.ones(1)
+        units, hidden = (np.zeros(N),), rule.init(np, START)
+        for t in range(1, STEPS + 1):
+            g, [u] = c * gradient(theta), units
+            W, v = np.array([[u @ rule.metric(np, u, hidden)]]), np.array([u @ g])
+            sums = Sums(W, v, g @ g, np.float64(1), np.float64(1))
+            x = correction(np, sums, plain_frame(1), DiagonalRidge(), faded=None, rounding=1e-15)
+            L = LawStep(q=1.5).taken(np, L, 0.3, x, t)
+            units, hidden = rule.update(np, g, units, hidden, theta)
+            theta = theta - 0.02 * L * units[0]
+        return theta
+
+    np.testing.assert_allclose(scaled(factor), scaled(1.0), rtol=1e-11)
+
+
+def test_the_step_of_the_law_is_clipped_by_its_length():
+    step = LawStep(clip=0.5)
+    np.testing.assert_allclose(step.taken(np, np.ones(2), 0.1, np.array([3.0, 4.0]), 1), [1.03, 1.04])
+    np.testing.assert_array_equal(step.taken(np, np.ones(2), 0.1, np.zeros(2), 1), np.ones(2))
+    np.testing.assert_allclose(
+        LawStep(q=2.0).taken(np, np.array([3.0, -4.0]), 0.1, np.ones(2), 1), [5.5, -1.5]
+    )
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_the_diagonal_ridge_does_not_see_lengths(size):
+    W = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    v, D = np.array([1.0, 2.0, 0.0]), np.diag([size, 1.0, 1.0])
+    x, scaled = (
+        DiagonalRidge().solve(np, Sums(A, b, np.float64(1), np.float64(1), np.float64(1)), 1e-15)
+        for A, b in ((W, v), (D @ W @ D, D @ v))
+    )
+    np.testing.assert_allclose(D @ scaled, x, rtol=1e-12)
+    assert x[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Adam(b1=1.0), "b1 must be in"),
+        (lambda: Adam(eps=-1.0), "eps must be a finite number >= 0"),
+        (lambda: Deviation(math.nan), "power must be a finite number >= 0"),
+        (lambda: union(), "at least one rule"),
+        (lambda: union("M(0.9)", 3), "not a memory rule: 3"),
+        (lambda: union("M(1.1)"), "inside the unit circle"),
+        (lambda: LawStep(q=-1), "q must be a finite number >= 0"),
+        (lambda: LawStep(clip=0), "clip must be a number > 0"),
+        (lambda: LawStep(decay=math.inf), "decay must be a finite number >= 0"),
+        (lambda: DiagonalRidge(-1.0), "eps must be a finite number >= 0"),
+        (lambda: MemoryRule().update(np, START, (), (), START), "has no update"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, message):
+    with pytest.raises((ValueError, NotImplementedError), match=message):
+        make()
