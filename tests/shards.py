@@ -7,6 +7,7 @@ several. Gradients are functions of single entries, so that they need no communi
 import contextlib
 import copy
 import datetime
+import functools
 import itertools
 import warnings
 from unittest import mock
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from rllc.memory import Adam, Deviation, MemoryRule, union
 from rllc.torch import RLLC
 
 MEMORY = "M(0.9) + M_2(0.6)"
@@ -68,8 +70,8 @@ def whole(tensor):
 def ended(opt, params):
     """What can be compared: the law to the bit over processes, the rest as whole tensors."""
     params = [p.detach() for p in params]
-    units = [opt.state[p][name] for group in opt.param_groups for p in group["params"] for name in opt._names
-             if p in opt.state]  # fmt: skip
+    units = [kept for group in opt.param_groups for p in group["params"] if p in opt.state
+             for name, kept in opt.state[p].items() if name[0] in "mh"]  # fmt: skip
     return {
         "law": opt.law,
         "faded": opt.param_groups[0]["faded"].clone(),
@@ -111,16 +113,16 @@ def placed(wheres, **options):
     def case(place):
         params = made(place, wheres, dtype)
         groups = [{"params": params[1:]}, {"params": params[:1], "law_lr": 0.02, "weight_decay": 0.1}]
-        opt = RLLC(groups, MEMORY, **{"lr": 0.05, "law_lr": 0.01} | options)
+        opt = RLLC(groups, **{"memory": MEMORY, "lr": 0.05, "law_lr": 0.01} | options)
         return ended(steps(opt, params), params)
 
     return case
 
 
-def missing(place):
+def missing(place, **options):
     """Gradients that are missing on all processes: of one parameter, then of all."""
     params = made(place, LINE)
-    opt = RLLC(params, MEMORY, 0.05, 0.01)
+    opt = RLLC(params, **{"memory": MEMORY, "lr": 0.05, "law_lr": 0.01} | options)
     for t in range(STEPS):
         pull(params, t)
         if t % 3 == 1:
@@ -222,6 +224,8 @@ SQUARE = [
 SEVERAL = [("square", Shard(0), Shard(1)), ("dp", Shard(0)), ("line", Shard(1)), None]
 CROSSING = [("dp", Shard(0)), ("tp", Shard(0)), ("dp", Replicate()), None]
 
+RULE = {"memory": union("M(0.9)", Adam(), Deviation()), "law": [0.1, 0.1, 0.0], "average": 9.0}
+
 CASES = {
     "all in shards": placed(LINE),
     "one by one": placed(LINE, foreach=False),
@@ -233,6 +237,13 @@ CASES = {
     "maximize": placed(BESIDE, maximize=True, law_lr=torch.tensor(0.01)),
     "float32 units of bfloat16": placed(LINE, dtype=torch.bfloat16, memory_dtype=torch.float32),
     "gradients missing everywhere": missing,
+    "a law for each tensor": placed(BESIDE, scope="tensor"),
+    "a law for each tensor, gradients missing": functools.partial(missing, scope="tensor"),
+    "a law for each group on the device": placed(BESIDE, scope="group", capturable=True),
+    "a memory rule": placed(BESIDE, **RULE),
+    "a memory rule on the device": placed(BESIDE, capturable=True, **RULE),
+    "a memory rule, a law for each tensor": placed(LINE, scope="tensor", **RULE),
+    "float32, a memory rule": placed(LINE, dtype=torch.float32, **RULE),
     "fully_shard": fsdp,
     "tensor parallel": tensor_parallel,
 }
@@ -241,6 +252,8 @@ CASES_OF_FOUR = {
     "two dimensions on the device": placed(SQUARE, capturable=True),
     "several meshes": placed(SEVERAL),
     "meshes that cross": placed(CROSSING),
+    "a memory rule in two dimensions": placed(SQUARE, **RULE),
+    "a memory rule on several meshes": placed(SEVERAL, **RULE),
     "fully_shard with replicas": hsdp,
     "fully_shard and tensor parallel": fsdp_and_tensor_parallel,
 }
@@ -350,6 +363,29 @@ def faults(place):
     return found
 
 
+class Sour(MemoryRule):
+    """Not finite where a parameter is above 100."""
+
+    def update(self, xp, g, units, hidden, param):
+        return (xp.where(param > 100, xp.inf * g, g),), ()
+
+
+def a_faulty_rule(place):
+    """On one process a rule makes what is not finite: an error on all, before anything changes."""
+    found = {}
+    for capturable, place_of_it in itertools.product((None, True), range(4)):
+        params = made(place, SEVERAL if place.world == 4 else BESIDE)
+        opt = RLLC(params, Sour(), 0.05, 0.01, capturable=capturable)
+        steps(opt, params, 2)
+        with torch.no_grad():
+            local(params[place_of_it]).view(-1)[: int(place.rank == 0)] = 1e3
+        pull(params, 3)
+        before = snapshot(opt, params)
+        said = refusal(opt.step)
+        found[capturable, place_of_it] = said, before, snapshot(opt, params)
+    return found
+
+
 def snapshot(opt, params):
     return copy.deepcopy(ended(opt, params)), [local(p).clone() for p in params]
 
@@ -447,6 +483,7 @@ FACTS = {
         one_without_gradients,
         nobody_has_a_gradient,
         faults,
+        a_faulty_rule,
         rounded,
         refusals,
         partial_gradients,
@@ -457,17 +494,24 @@ FACTS = {
 # --- Checkpoints ----------------------------------------------------------------------------------
 
 
+RESHARDED = {
+    "nested": (False, {"memory": MEMORY}),
+    "flattened": (True, {"memory": MEMORY}),
+    "nested, a memory rule": (False, RULE | {"scope": "tensor"}),
+}
+
+
 def resharded(place, folder, stage):
-    """Ten steps from the last stage's checkpoint, then another one, nested and flattened."""
+    """Ten steps from the last stage's checkpoint, then another one."""
     found = {}
-    for flat in (False, True):
+    for name, (flat, memory) in RESHARDED.items():
         options = dsd.StateDictOptions(flatten_optimizer_state_dict=flat)
         net = fsdp_net(place)
-        opt = RLLC(net.parameters(), MEMORY, 0.05, 0.02, memory_dtype=torch.float32)
+        opt = RLLC(net.parameters(), lr=0.05, law_lr=0.02, memory_dtype=torch.float32, **memory)
         if stage:
             state = {"net": dsd.get_model_state_dict(net),
                      "opt": dsd.get_optimizer_state_dict(net, opt, options=options)}  # fmt: skip
-            dcp.load(state, checkpoint_id=f"{folder}/{flat}{stage - 1}")
+            dcp.load(state, checkpoint_id=f"{folder}/{name}{stage - 1}")
             dsd.set_model_state_dict(net, state["net"])
             dsd.set_optimizer_state_dict(net, opt, state["opt"], options=options)
         else:
@@ -476,8 +520,8 @@ def resharded(place, folder, stage):
         state = {"net": dsd.get_model_state_dict(net),
                  "opt": dsd.get_optimizer_state_dict(net, opt, options=options)}  # fmt: skip
         if place.world > 1:
-            dcp.save(state, checkpoint_id=f"{folder}/{flat}{stage}")
-        found[flat] = ended(opt, net.parameters()) | {"lr": opt.param_groups[0]["lr"]}
+            dcp.save(state, checkpoint_id=f"{folder}/{name}{stage}")
+        found[name] = ended(opt, net.parameters()) | {"lr": opt.param_groups[0]["lr"]}
     return found
 
 

@@ -28,7 +28,7 @@ ALLOWED = {
 }
 FRAMEWORKS = {
     *("torch", "jax", "optax", "matplotlib", "datasets", "tyro", "rich", "sklearn", "pyarrow"),
-    *("fsspec", "plotly", "ray", "schedulefree", "numba", "triton"),
+    *("fsspec", "plotly", "pytorch_optimizer", "ray", "schedulefree", "numba", "triton"),
 }
 FRAMEWORKS_OF = {
     "optax": {"jax", "optax"},

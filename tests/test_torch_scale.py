@@ -107,6 +107,16 @@ def test_a_fault_on_one_process_skips_the_step_on_all(answers, world):
             assert_same((after, local_after), (before, local_before))
 
 
+def test_what_a_rule_makes_on_one_process_is_an_error_on_all(answers, world):
+    for rank, answer in enumerate(answers(WORLDS[world], "a_faulty_rule")):
+        for (capturable, _), (said, (before, local_before), (after, local_after)) in answer.items():
+            if capturable:
+                assert (said, before.pop("skipped"), after.pop("skipped")) == ("accepted", 0, 1)
+            else:
+                assert ("Sour made unit 1 of parameter" in said) or (rank and "another process" in said)
+            assert_same((after, local_after), (before, local_before))
+
+
 def test_stochastic_rounding_is_alike_on_copies_and_not_on_shards(answers, world):
     given = answers(WORLDS[world], "rounded")
     shard, replica, plain, *square = zip(*(answer["units"] for answer in given), strict=True)
@@ -143,16 +153,17 @@ def test_refusals(answers, world):
 # --- Checkpoints ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["nested", "flattened"])
-def test_a_checkpoint_goes_from_four_processes_to_two_and_back(answers, flat):
+@pytest.mark.parametrize("name", shards.RESHARDED)
+def test_a_checkpoint_goes_from_four_processes_to_two_and_back(answers, name):
     """Ten steps in four processes, ten in two, ten in four: thirty in one, skipped steps and rates kept."""
     net = shards.fsdp_net(Place())
-    opt = RLLC(net.parameters(), MEMORY, 0.05, 0.02, memory_dtype=torch.float32)
+    _, memory = shards.RESHARDED[name]
+    opt = RLLC(net.parameters(), lr=0.05, law_lr=0.02, memory_dtype=torch.float32, **memory)
     for phase in range(3):
         shards.learn(Place(), net, opt, 10)
         want = shards.ended(opt, net.parameters())
         for answer in answers(phase, "resharded"):
-            got = answer[flat]
+            got = answer[name]
             assert (got["skipped"], got["lr"]) == (3, 0.05)
             torch.testing.assert_close(got["law"], want["law"], rtol=1e-6, atol=0)
             torch.testing.assert_close(got["params"], want["params"], rtol=1e-6, atol=1e-7)

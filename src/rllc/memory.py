@@ -28,10 +28,9 @@ when the loss is rescaled, as (MᵀM)⁺Mᵀg would.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +49,7 @@ __all__ = [
     "linear",
     "union",
     "yardsticks",
+    "yardsticks_of",
 ]
 
 Array = Any  # of numpy, torch or jax.numpy: the caller's
@@ -91,6 +91,12 @@ class Linear(MemoryRule):
 
     propagator: Propagator
     native = True
+    _weights: list[list[float]] = field(init=False, repr=False, compare=False)  # (k, k+1) of units and g
+
+    def __post_init__(self) -> None:
+        # Worked out now, since torch.compile can read numbers of NumPy's but not see them come about.
+        weights = np.vstack([self.propagator.B, self.propagator.a]).T.tolist()
+        object.__setattr__(self, "_weights", weights)
 
     @property
     def k(self) -> int:  # type: ignore[override]
@@ -99,10 +105,8 @@ class Linear(MemoryRule):
     def update(
         self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
     ) -> tuple[Arrays, Arrays]:
-        B, a = self.propagator.B, self.propagator.a
         sources = (*units, g)
-        weights = np.vstack([B, a]).T.tolist()
-        return tuple(_weighted_sum(row, sources) for row in weights), ()
+        return tuple(_weighted_sum(row, sources) for row in self._weights), ()
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,9 @@ class Adam(MemoryRule):
 
     def __post_init__(self) -> None:
         for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= value < 1:
+            if _is_known(value) and not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-        if not 0 <= self.eps < math.inf:
+        if _is_known(self.eps) and not 0 <= self.eps < math.inf:
             raise ValueError(f"eps must be a finite number >= 0, got {self.eps!r}")
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
@@ -156,7 +160,7 @@ class Deviation(MemoryRule):
     power: float = 9.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.power < math.inf:
+        if _is_known(self.power) and not 0 <= self.power < math.inf:
             raise ValueError(f"power must be a finite number >= 0, got {self.power!r}")
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
@@ -175,10 +179,16 @@ class Union(MemoryRule):
     """The units of several rules, one after the other: the direct sum. The first metric holds for all."""
 
     rules: tuple[MemoryRule, ...]
+    _units: list[slice] = field(init=False, repr=False, compare=False)  # of each rule
+    _hidden: list[slice] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise ValueError('a union needs at least one rule, such as linear("M(0.9)")')
+        object.__setattr__(self, "_units", _slices([rule.k for rule in self.rules]))
+        # How many arrays a rule hides, it says to an empty parameter.
+        counts = [len(rule.init(np, np.zeros(0))) for rule in self.rules]
+        object.__setattr__(self, "_hidden", _slices(counts))
 
     @property
     def k(self) -> int:  # type: ignore[override]
@@ -208,16 +218,7 @@ class Union(MemoryRule):
     @property
     def owner(self) -> int | None:
         """Which rule's metric it is."""
-        return next((i for i, rule in enumerate(self.rules) if rule.metric is not None), None)
-
-    @functools.cached_property
-    def _units(self) -> list[slice]:
-        return _slices([rule.k for rule in self.rules])
-
-    @functools.cached_property
-    def _hidden(self) -> list[slice]:
-        # How many arrays a rule hides, it says to an empty parameter.
-        return _slices([len(rule.init(np, np.zeros(0))) for rule in self.rules])
+        return _owner(self.rules)
 
 
 def linear(memory: str | Propagator) -> Linear:
@@ -248,19 +249,22 @@ def yardsticks(rule: MemoryRule) -> tuple[int | None, ...]:
     None: nothing, it is one already, as the unit is native or the metric's own. Otherwise x_j counts as
     x_j |m_j| / |m_i|, with m_i the unit whose place is given, or the last gradient for LAST_GRADIENT.
     """
-    if rule.metric is None:
-        return tuple(None if native else LAST_GRADIENT for native in _native(rule))
-    if not isinstance(rule, Union):
-        return (None,) * rule.k
-    assert rule.owner is not None
-    own = _slices([part.k for part in rule.rules])[rule.owner]
-    return tuple(None if own.start <= j < own.stop else own.start for j in range(rule.k))
+    return yardsticks_of(rule.rules if isinstance(rule, Union) else (rule,))
 
 
-def _native(rule: MemoryRule) -> list[bool]:
-    if isinstance(rule, Union):
-        return [native for part in rule.rules for native in _native(part)]
-    return [rule.native] * rule.k
+def yardsticks_of(members: Sequence[Any]) -> tuple[int | None, ...]:
+    """`yardsticks` of the members of a union, of each its k, native and metric."""
+    places = _slices([member.k for member in members])
+    owner = _owner(members)
+    if owner is None:
+        return tuple(None if member.native else LAST_GRADIENT for member in members for _ in range(member.k))
+    own = places[owner]
+    return tuple(None if own.start <= j < own.stop else own.start for j in range(places[-1].stop))
+
+
+def _owner(members: Sequence[Any]) -> int | None:
+    """Whose metric it is: the first that has one."""
+    return next((i for i, member in enumerate(members) if member.metric is not None), None)
 
 
 def _flat(rules: Iterable[str | Propagator | MemoryRule]) -> Iterable[MemoryRule]:
@@ -276,6 +280,11 @@ def _flat(rules: Iterable[str | Propagator | MemoryRule]) -> Iterable[MemoryRule
                 f'not a memory rule: {rule!r}; give notation such as "M(0.9)", a Propagator, or an object'
                 " of a class derived from rllc.memory.MemoryRule"
             )
+
+
+def _is_known(value: Any) -> bool:
+    """Not traced by JAX, as optax.inject_hyperparams has its numbers under jit."""
+    return isinstance(value, float | int | np.number)
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

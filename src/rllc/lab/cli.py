@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 NEEDED = (
     *("tyro", "rich", "torch", "pyarrow", "matplotlib", "datasets", "sklearn", "fsspec"),
-    *("jinja2", "numba", "plotly", "schedulefree"),
+    *("jinja2", "numba", "plotly", "schedulefree", "pytorch_optimizer"),
 )
 
 DESCRIPTION = """Optimizers with memory that learn how to use it.
@@ -98,7 +98,7 @@ def _run(command: Command) -> int:
 
 def _experiment(command: Command, console: Console) -> None:
     from rllc.lab import bench, compare, options, run, runs
-    from rllc.lab.evidence import results
+    from rllc.lab.evidence import adaptive_results, results
     from rllc.lab.memoryless import command as memoryless
 
     match command:
@@ -106,8 +106,12 @@ def _experiment(command: Command, console: Console) -> None:
             compare.main(command, console)
         case options.Run():
             run.main(command, console)
+        case options.Table(study="adaptive"):
+            adaptive_results.print_tables(command, console)
         case options.Table():
             results.print_table(command, console)
+        case options.Figure(number=6):
+            adaptive_results.draw_figure(command, console)
         case options.Figure():
             results.draw_figure(command, console)
         case options.Report():

@@ -4,14 +4,16 @@
     trials("Adam", Rates())          the settings among which validation data choose
     method(Adam(1e-3), net, 1000)    the optimizer, with its schedule or average of the weights if any
 
-SGD, momentum SGD, Adam, schedules and averages are torch.optim's own, schedule-free AdamW is its authors';
-anything else is a memory in the paper's notation, for RLLC.
+SGD, momentum SGD, Adam, schedules and averages are torch.optim's own, schedule-free AdamW is its authors',
+other adaptive optimizers are in `peers`; anything else is a memory in the paper's notation, for RLLC.
+No optimizer has weight decay, and so Adam is AdamW too.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,11 +26,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rllc.lab.controls import HypergradientSGD, polynomial_average
 from rllc.lab.errors import Refused, unknown
-from rllc.law import GramianRidge, RelaxedInverse
+from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Peer, Prodigy
+from rllc.law import GramianRidge, LawStep, RelaxedInverse
 from rllc.notation import parse
-from rllc.torch import RLLC
+from rllc.torch import RLLC, RLLCAdamW
 
 __all__ = [
+    "ADAPTIVE",
     "CONTROLS",
     "DEFAULTS",
     "PAPER",
@@ -42,8 +46,10 @@ __all__ = [
     "Polynomial",
     "Rates",
     "Rllc",
+    "RllcAdamW",
     "ScheduleFree",
     "Setting",
+    "knows_its_end",
     "method",
     "name_of",
     "named",
@@ -103,6 +109,34 @@ class Rllc:
 
 
 @dataclass(frozen=True)
+class RllcAdamW:
+    """rllc.torch.RLLCAdamW, RLLC around Adam measured at its average, if it has one; no clip is None."""
+
+    lr: float = 3e-3
+    law_lr: float = 1.6e-3
+    q: float = 1.5
+    decay: float = 0.0
+    clip: float | None = 1.0
+    average: float | None = 9.0
+    law: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        return RLLCAdamW(
+            net.parameters(),
+            lr=self.lr,
+            law_lr=self.law_lr,
+            betas=self.betas,
+            eps=self.eps,
+            law=self.law,
+            law_step=LawStep(self.q, self.decay, math.inf if self.clip is None else self.clip),
+            average=self.average,
+            buffers=net.buffers(),
+        )
+
+
+@dataclass(frozen=True)
 class Hypergradient:
     """SGD with heavy-ball momentum whose learning rate learns at the rate hyper_lr (arXiv 1703.04782)."""
 
@@ -157,7 +191,7 @@ class Averaged:
     average: Exponential | Polynomial
 
 
-Setting = SGD | Adam | Rllc | Hypergradient | ScheduleFree | Cosine | Averaged
+Setting = SGD | Adam | Rllc | RllcAdamW | Hypergradient | ScheduleFree | Cosine | Averaged | Peer
 
 
 class Method(NamedTuple):
@@ -177,8 +211,17 @@ def method(setting: Setting, net: nn.Module, steps: int) -> Method:
         case Averaged(base, average):
             averaged = AveragedModel(net, multi_avg_fn=_update(average), use_buffers=True)
             return Method(base.build(net.parameters()), average=averaged)
-        case _:
+        case RllcAdamW():
+            return Method(setting.build(net))
+        case SGD() | Adam() | Rllc() | Hypergradient() | ScheduleFree():
             return Method(setting.build(net.parameters()))
+        case _:
+            return Method(setting.build(net, steps))
+
+
+def knows_its_end(setting: Setting) -> bool:
+    """Whether a run depends on how long it will be, so that each length needs a run of its own."""
+    return isinstance(setting, Cosine | AdEMAMix)
 
 
 def _update(average: Exponential | Polynomial) -> Callable[..., None]:
@@ -220,6 +263,24 @@ ONE_RATE: dict[str, tuple[Make, tuple[float, ...]]] = {
     "Adam, polynomial average": (lambda lr: Averaged(Adam(lr), Polynomial()), ADAM_LR),
     "schedule-free AdamW": (ScheduleFree, ADAM_LR),
 }
+# Peers and RLLC-AdamW have five rates over two decades around what is usual, and no part in the paper's
+# studies. Where the rate multiplies what the optimizer finds itself, 1 is usual.
+AROUND_ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+AROUND_RLLC = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+AROUND_ONE = (0.1, 0.3, 1.0, 3.0, 10.0)
+RLLC_ADAMW = "RLLC-AdamW"
+ADAPTIVE: dict[str, tuple[Make, tuple[float, ...]]] = {
+    RLLC_ADAMW: (RllcAdamW, AROUND_RLLC),
+    f"{RLLC_ADAMW}, law only": (lambda lr: RllcAdamW(lr, average=None), AROUND_RLLC),
+    f"{RLLC_ADAMW}, average only": (lambda lr: RllcAdamW(lr, law_lr=0.0), AROUND_RLLC),
+    f"{RLLC_ADAMW}, neither": (lambda lr: RllcAdamW(lr, law_lr=0.0, average=None), AROUND_RLLC),
+    "Prodigy": (Prodigy, AROUND_ONE),
+    "D-Adaptation Adam": (DAdaptation, AROUND_ONE),
+    "Mechanic Adam": (Mechanic, AROUND_ONE),
+    "AdEMAMix": (AdEMAMix, AROUND_ADAM),
+    "Muon": (Muon, AROUND_ADAM),
+    "hypergradient Adam": (AdamHD, AROUND_ADAM),
+}
 # RLLC and hypergradient descent have as many trials: three rates by two.
 RLLC_LR = (0.01, 0.03, 0.1)  # 0.3 diverges for two units and more
 RLLC_LAW_LR = (0.003, 0.01)
@@ -251,7 +312,9 @@ PAPER_HYPER_LR = (1e-5, 1e-4, 1e-3)
 # What the paper lacks: the same budget for schedules, averages and other learners of the rate.
 CONTROLS = (*(name for name in ONE_RATE if name not in PAPER), HYPERGRADIENT)
 
-SHORT_NAMES = {name.lower(): name for name in (*ONE_RATE, HYPERGRADIENT)} | {"momentum": "momentum SGD"}
+SHORT_NAMES = {name.lower(): name for name in (*ONE_RATE, HYPERGRADIENT, *ADAPTIVE)} | {
+    "momentum": "momentum SGD"
+}
 
 
 def named(text: str) -> str:
@@ -274,8 +337,8 @@ def named(text: str) -> str:
 @functools.cache
 def trials(name: str, rates: Rates) -> tuple[Setting, ...]:
     """The settings to try for an optimizer, in the order in which ties are decided."""
-    if name in ONE_RATE:
-        make, grid = ONE_RATE[name]
+    if name in ONE_RATE or name in ADAPTIVE:
+        make, grid = (ONE_RATE | ADAPTIVE)[name]
         return tuple(make(lr) for lr in rates.lr or grid)
     law_lrs = rates.law_lr or ((LAW_LR,) if rates.lr else RLLC_LAW_LR)
     return _two_rates(name, rates.lr or RLLC_LR, HYPER_LR if name == HYPERGRADIENT else law_lrs)
@@ -283,7 +346,12 @@ def trials(name: str, rates: Rates) -> tuple[Setting, ...]:
 
 @functools.cache
 def paper_trials(name: str) -> tuple[Setting, ...]:
-    """The settings of the paper's grids (A.5.2): 15 learning rates, or 6 by 3 where there are two rates."""
+    """The settings of the paper's grids (A.5.2): 15 learning rates, or 6 by 3 where there are two rates.
+
+    Of optimizers whose rate is not of that kind, their own five.
+    """
+    if name in ADAPTIVE:
+        return trials(name, Rates())
     if name in ONE_RATE:
         return trials(name, Rates(lr=PAPER_LR))
     return _two_rates(name, PAPER_RLLC_LR, PAPER_HYPER_LR if name == HYPERGRADIENT else PAPER_LAW_LR)
@@ -298,6 +366,16 @@ def name_of(setting: Setting) -> str:
             return "Adam"
         case Rllc(memory=memory):
             return memory
+        case RllcAdamW():
+            return _name_of_ours(setting)
+        case Prodigy() | AdEMAMix() | Muon():
+            return type(setting).__name__
+        case DAdaptation():
+            return "D-Adaptation Adam"
+        case Mechanic():
+            return "Mechanic Adam"
+        case AdamHD():
+            return "hypergradient Adam"
         case Hypergradient():
             return HYPERGRADIENT
         case ScheduleFree():
@@ -309,10 +387,23 @@ def name_of(setting: Setting) -> str:
             return f"{name_of(base)}, {kind}"
 
 
+def _name_of_ours(setting: RllcAdamW) -> str:
+    match setting.law_lr > 0, setting.average is not None:
+        case True, True:
+            return RLLC_ADAMW
+        case True, False:
+            return f"{RLLC_ADAMW}, law only"
+        case False, True:
+            return f"{RLLC_ADAMW}, average only"
+    return f"{RLLC_ADAMW}, neither"
+
+
 def rates_of(setting: Setting) -> tuple[float, float | None]:
     """The learning rate, and the rate at which the law, or that learning rate, learns, if it does."""
     match setting:
-        case Rllc(lr=lr, law_lr=second) | Hypergradient(lr=lr, hyper_lr=second):
+        case Rllc(lr=lr, law_lr=second) | RllcAdamW(lr=lr, law_lr=second):
+            return lr, second
+        case Hypergradient(lr=lr, hyper_lr=second) | AdamHD(lr=lr, hyper_lr=second):
             return lr, second
         case Cosine(base) | Averaged(base):
             return rates_of(base)

@@ -40,7 +40,9 @@ class Compare:
     ] = ()
     """sgd, momentum, adam, or any memory in the paper's notation, such as "M(0.9) + CM(0.3+0.2i)"; also "adam
     + cosine", "momentum sgd + cosine", "adam, ema", "momentum sgd, ema", "adam, polynomial average",
-    "momentum sgd, polynomial average", "schedule-free adamw" and "hypergradient sgd"."""
+    "momentum sgd, polynomial average", "schedule-free adamw", "hypergradient sgd", "hypergradient adam",
+    "prodigy", "d-adaptation adam", "mechanic adam", "ademamix", "muon" and "rllc-adamw", that also with
+    ", law only", ", average only" or ", neither"."""
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """Runs for each optimizer: seeds 0, 1, ... Rates are chosen on seed 0."""
@@ -80,7 +82,8 @@ class Run:
 
     Studies: table1 (the paper's Tables 1 and 2: 11 optimizers, 7 tasks, 3 seeds, 10,000 steps), controls
     (schedules, averages of weights and other learners of the rate, on the same tasks), units (1 to 8 memory
-    units), shakespeare (a language model).
+    units), shakespeare (a language model), adaptive (RLLC-AdamW at one rate beside peers tuned for each of
+    three stopping times, on four tasks).
 
     Finished runs are never repeated, long ones go on from their last checkpoint: whatever stops this
     command, the same command goes on. Several commands may work on one folder.
@@ -89,12 +92,13 @@ class Run:
       rllc run table1 --tasks fashion-mlp --grid short         # half an hour on two cores
       rllc run table1 --tasks cifar10-resnet20 --time-limit 9  # a slice of nine minutes; then again
       rllc run controls --tasks fashion-mlp mnist-mlp --out runs
+      rllc run adaptive --tasks digits-mlp                     # half an hour on two cores
       rllc run table1 --cluster auto --out s3://bucket/runs    # on the Ray cluster this machine is in
       rllc table 1 runs --against paper                        # what came out
     """
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
-    """table1, controls, units or shakespeare."""
+    """table1, controls, units, shakespeare or adaptive."""
 
     tasks: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the study's)")
@@ -147,6 +151,7 @@ class Table:
     For instance:
       rllc table 1 runs --against paper
       rllc table 2 runs --study controls --reading last
+      rllc table 1 runs --study adaptive                       # all tables of that study
       rllc table 1 runs --format latex > table1.tex
     """
 
@@ -156,8 +161,8 @@ class Table:
     folder: Folder
     """Where `rllc run` put its records."""
 
-    study: Literal["table1", "controls", "units", "shakespeare"] = "table1"
-    """Whose optimizers."""
+    study: Literal["table1", "controls", "units", "shakespeare", "adaptive"] = "table1"
+    """Whose optimizers. Only table1 has two tables, and adaptive has readings of its own."""
 
     reading: Literal["all", "last", "validation", "best"] = "all"
     """What a run is said to have reached: its last iterate, the evaluation of best validation accuracy, or,
@@ -174,13 +179,15 @@ class Table:
 class Figure:
     """Draw a figure of the paper from records: 1 and 4 accuracies, 2 paths of the law, 3 times, 5 bands.
 
+    6, not the paper's, is of the study adaptive: what each optimizer reaches over four decades of rates.
+
     For instance:
       rllc figure 2 runs
       rllc figure 5 runs --out bands.pdf
     """
 
-    number: Annotated[tyro.conf.Positional[Literal[1, 2, 3, 4, 5]], tyro.conf.arg(metavar="NUMBER")]
-    """1 to 5."""
+    number: Annotated[tyro.conf.Positional[Literal[1, 2, 3, 4, 5, 6]], tyro.conf.arg(metavar="NUMBER")]
+    """1 to 6."""
 
     folder: Folder
     """Where `rllc run` put its records."""

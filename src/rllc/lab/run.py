@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from rich.console import Console
 
-from rllc.lab import checks, data, sweep
+from rllc.lab import adaptive, checks, data, sweep
+from rllc.lab.adaptive import Adaptive
 from rllc.lab.errors import Broken, OutOfTime, Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import named
 from rllc.lab.options import Run
-from rllc.lab.search import SHORT, Plan, making, search
-from rllc.lab.studies import STUDIES, Study
-from rllc.lab.tasks import TASKS
+from rllc.lab.search import SHORT, Maker, Plan, making, search
+from rllc.lab.studies import STUDIES
+from rllc.lab.tasks import TASKS, Task, TextTask
 
 __all__ = ["main", "plans"]
 
@@ -34,7 +37,7 @@ def main(options: Run, console: Console) -> None:
     with _pool(options, workers) as pool, making(pool, out, asked, console, options.time_limit) as maker:
         try:
             for plan in asked:
-                search(plan, maker)
+                _make(plan, maker)
             ended = "everything has its record"
         except OutOfTime:
             ended = "stopped at the time limit; the same command goes on from there"
@@ -42,38 +45,62 @@ def main(options: Run, console: Console) -> None:
     speed = (
         f" {steps:,} steps in {seconds / 60:.1f} minutes, {steps / seconds:,.0f} a second." if steps else ""
     )
-    after = f" Next: rllc table 1 {options.out}"
+    beside = f" --study {adaptive.STUDY}" if options.study == adaptive.STUDY else ""
+    after = f" Next: rllc table 1 {options.out}{beside}"
     console.print(f"{ended}.{speed}{after}", highlight=False, soft_wrap=True)
     if maker.lost:
         raise Broken(f"{len(maker.lost)} runs ran out of memory and are missing; try fewer --workers")
 
 
-def plans(options: Run) -> list[Plan]:
+def plans(options: Run) -> Sequence[Plan | Adaptive]:
     """One plan for each task, the options checked.
 
     Raises:
         Refused: one of them makes no sense.
     """
-    study = _study(options.study)
+    if options.study not in (*STUDIES, adaptive.STUDY):
+        names = *STUDIES, adaptive.STUDY
+        raise Refused(unknown("study", options.study, names) + ", ".join(names))
     checks.counts({"--seeds": options.seeds, "--steps": options.steps, "--workers": options.workers})
     if options.time_limit is not None and not options.time_limit > 0:
         raise Refused(f"--time-limit must be more than 0 minutes, got {options.time_limit:g}")
     checks.folder(options.out)
     device = checks.device(options.device)
-    tasks = [checks.task(name) for name in options.tasks] or [TASKS[name] for name in study.tasks]
-    names = dict.fromkeys(map(named, options.optimizers or study.optimizers))
-    tried = {name: study.trials(name) for name in names}
+    tasks = list(dict.fromkeys(map(checks.task, options.tasks)))
+    names = tuple(dict.fromkeys(map(named, options.optimizers)))
+    if options.study == adaptive.STUDY:
+        return _adaptive_plans(options, tasks, names, device)
+    study = STUDIES[options.study]
+    tried = {name: study.trials(name) for name in names or study.optimizers}
     rungs = SHORT if options.grid == "short" else ()
     return [
         Plan(task, tried, options.seeds, options.steps or study.steps or task.steps, device, rungs)
-        for task in dict.fromkeys(tasks)
+        for task in tasks or [TASKS[name] for name in study.tasks]
     ]
 
 
-def _study(name: str) -> Study:
-    if name in STUDIES:
-        return STUDIES[name]
-    raise Refused(unknown("study", name, STUDIES) + ", ".join(STUDIES))
+def _adaptive_plans(
+    options: Run, tasks: Sequence[Task | TextTask], names: Sequence[str], device: str
+) -> list[Adaptive]:
+    if options.grid == "short":
+        raise Refused(f"{adaptive.STUDY} needs every rate at every stopping time; leave out --grid short")
+    known = dict.fromkeys(contender.optimizer for contender in adaptive.CONTENDERS)
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise Refused(f"{strange[0]} has no part in {adaptive.STUDY}; those that have: {'; '.join(known)}")
+    contenders = tuple(c for c in adaptive.CONTENDERS if not names or c.optimizer in names)
+    steps = options.steps or adaptive.STOPS[-1]
+    return [
+        Adaptive(task, contenders, steps, options.seeds, device)
+        for task in tasks or [TASKS[name] for name in adaptive.ADAPTIVE_TASKS]
+    ]
+
+
+def _make(plan: Plan | Adaptive, maker: Maker) -> None:
+    if isinstance(plan, Adaptive):
+        adaptive.search(plan, functools.partial(maker.records, plan))
+    else:
+        search(plan, maker)
 
 
 def _pool(options: Run, workers: int) -> AbstractContextManager[sweep.Pool]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -33,7 +34,7 @@ from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
 from rllc.lab.training import Cell, points_for
 
-__all__ = ["SHORT", "Maker", "Plan", "Rung", "making", "search"]
+__all__ = ["SHORT", "Maker", "Plan", "Planned", "Rung", "making", "search"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,17 @@ def search(plan: Plan, maker: Maker) -> list[Row]:
     return [Row(name, plan.tried[name], tuple(made[name]), left[name]) for name in plan.tried]
 
 
+class Planned(Protocol):
+    """The runs on one task, of this study or another."""
+
+    @property
+    def task(self) -> Task | TextTask:
+        """Where they run."""
+
+    def training_steps(self) -> int:
+        """How many there will be at most, if no run is there yet."""
+
+
 @dataclass
 class Maker:
     """Makes the records that are missing, with a progress bar over training steps."""
@@ -120,7 +132,7 @@ class Maker:
     found: int = 0  # steps that did not have to be done
     made: dict[Cell, Record] = field(default_factory=dict)
 
-    def records(self, plan: Plan, what: str, cells: dict[str, list[Cell]]) -> dict[str, list[Record]]:
+    def records(self, plan: Planned, what: str, cells: dict[str, list[Cell]]) -> dict[str, list[Record]]:
         """The records of each name's cells; those whose memory ran out are left out and in `lost`."""
         folder = self.out / "records"
         wanted = dict.fromkeys(cell for cell in itertools.chain(*cells.values()) if cell not in self.made)
@@ -147,7 +159,7 @@ class Maker:
 def making(
     workers: Pool,
     out: Folder,
-    plans: Sequence[Plan],
+    plans: Sequence[Planned],
     console: Console,
     minutes: float | None = None,
     fresh: bool = False,

@@ -39,13 +39,15 @@ from rllc.lab.optimizers import (
     Method,
     Polynomial,
     Rllc,
+    RllcAdamW,
     ScheduleFree,
     Setting,
     method,
 )
+from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
 from rllc.lab.tasks import Examples, Splits, Task, TextTask, augment, tensors
 from rllc.law import Cutoff, GramianRidge, Ridge
-from rllc.torch import RLLC
+from rllc.torch import RLLC, RLLCAdamW
 
 __all__ = [
     "Cell",
@@ -206,7 +208,7 @@ class _Run:
     def law(self) -> tuple[float, ...]:
         """L, if the optimizer has one."""
         optimizer = self.method.optimizer
-        return tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC) else ()
+        return tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC | RLLCAdamW) else ()
 
     def state(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
@@ -326,15 +328,23 @@ def _measure(run: _Run, splits: Splits, step: int, train_loss: float | None) -> 
 
 @contextlib.contextmanager
 def _measured(run: _Run) -> Iterator[nn.Module]:
-    """The network to measure, in evaluation mode: the average where there is one; schedule-free's own."""
-    net, optimizer = run.method.average or run.net, run.method.optimizer
+    """The network to measure, in evaluation mode: the average where there is one, also an optimizer's own."""
+    net, averaging = run.method.average or run.net, _averaging(run.method.optimizer)
     net.eval()
-    if isinstance(optimizer, AdamWScheduleFree):
-        optimizer.eval()
+    if averaging is not None:
+        averaging.eval()
     yield net
-    if isinstance(optimizer, AdamWScheduleFree):
-        optimizer.train()
+    if averaging is not None:
+        averaging.train()
     net.train()
+
+
+def _averaging(optimizer: torch.optim.Optimizer) -> AdamWScheduleFree | RLLCAdamW | None:
+    """The optimizer, if it holds weights to measure that are not those it trains."""
+    if isinstance(optimizer, AdamWScheduleFree):
+        return optimizer
+    is_ours = isinstance(optimizer, RLLCAdamW) and optimizer.param_groups[0].get("average") is not None
+    return optimizer if is_ours else None
 
 
 def _losses(net: nn.Module, splits: Splits, layout: torch.memory_format) -> tuple[float, float, float, float]:
@@ -376,7 +386,9 @@ _TYPES: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
         *(Task, Source, TextTask, Text),
-        *(SGD, Adam, Rllc, Hypergradient, ScheduleFree, Cosine, Averaged, Exponential, Polynomial),
+        *(SGD, Adam, Rllc, RllcAdamW, Hypergradient, ScheduleFree),
+        *(Prodigy, DAdaptation, Mechanic, AdEMAMix, Muon, AdamHD),
+        *(Cosine, Averaged, Exponential, Polynomial),
         *(GramianRidge, Ridge, Cutoff),
     )
 }

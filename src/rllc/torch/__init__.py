@@ -1,14 +1,32 @@
-"""RLLC for PyTorch: a `torch.optim.Optimizer`.
+"""RLLC for PyTorch: `torch.optim.Optimizer`s with a law.
 
-from rllc.torch import RLLC
-opt = RLLC(net.parameters(), "M(0.9) + M(0)", lr=0.1, law_lr=0.01)
+from rllc.torch import RLLCAdamW
+opt = RLLCAdamW(net.parameters(), buffers=net.buffers())
 ...
 loss.backward()
 opt.step()
+...
+with opt.averaged():         # or opt.eval() and opt.train()
+    evaluate(net)
 opt.law                      # what it has learned so far
+
+    RLLC(params, memory, lr, law_lr)        any memory: the paper's notation, or a rule of rllc.memory
+    RLLC.around(optimizer, law_lr)          any optimizer of torch: the unit is its last step
+    RLLCAdamW(params)                       AdamW with a law and an average of the weights: nothing to tune
+    LawStep, GramianRidge, Ridge, Cutoff, DiagonalRidge    how a law moves, and the relaxed inverses (rllc.law)
+    LawLogger(opt, SummaryWriter())         law, effective step, gain and mean delay, to TensorBoard
 """
 
-from rllc.law import Cutoff, GramianRidge, Ridge
+from rllc.law import Cutoff, DiagonalRidge, GramianRidge, LawStep, Ridge
+from rllc.torch.adamw import RLLCAdamW
 from rllc.torch.optimizer import RLLC
 
-__all__ = ["RLLC", "Cutoff", "GramianRidge", "Ridge"]
+__all__ = [
+    "RLLC",
+    "Cutoff",
+    "DiagonalRidge",
+    "GramianRidge",
+    "LawStep",
+    "RLLCAdamW",
+    "Ridge",
+]

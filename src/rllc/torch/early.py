@@ -10,7 +10,16 @@ from torch import Tensor
 
 from rllc.torch import shards
 
-__all__ = ["EarlySums"]
+__all__ = ["EarlySums", "check_outside"]
+
+
+def check_outside() -> None:
+    """Refuse a whole step inside the backward pass."""
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "step() was called inside the backward pass (optimizer-in-backward): the other gradients are not"
+            " there yet, and the law needs all of them at once; call it after loss.backward()"
+        )
 
 
 class _Taken(NamedTuple):
@@ -39,11 +48,11 @@ class EarlySums:
                 self._watched.add(p)
 
     def forget(self) -> None:
-        """Memory is another than the sums were taken with."""
+        """The memory that the sums were taken with is no more: after a step, or when a state is loaded."""
         self._taken.clear()
 
     def total(self, params: Iterable[Tensor]) -> Tensor:
-        """The sums of these parameters, taken out.
+        """The sums of these parameters.
 
         Raises:
             RuntimeError: a gradient is not the one that its backward pass left, or will be averaged with
@@ -55,7 +64,6 @@ class EarlySums:
                 " the sums would be of this process alone; leave sums_in_backward out"
             )
         found = [self._current(p) for p in params]
-        self._taken.clear()
         return torch.stack(found).sum(0)
 
     @torch.no_grad()

@@ -18,12 +18,22 @@ import torch
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import Frame, RelaxedInverse, Sums
+from rllc.law import Frame, LawStep, RelaxedInverse, Sums
+from rllc.memory import MemoryRule, yardsticks
 from rllc.propagator import Propagator
 from rllc.torch.parts import Part
 from rllc.torch.passes import Array
 
-__all__ = ["Constants", "Solver", "learn", "learn_on_device", "on", "overflow", "solver"]
+__all__ = ["Constants", "Learned", "Solver", "learn", "learn_on_device", "on", "overflow", "solver"]
+
+
+class Learned(NamedTuple):
+    """What one law has come to, as float64 arrays of one namespace; under these names it is in the books."""
+
+    law: Any  # (k,) L
+    faded: Any  # (k, k) Bˢ, as `rllc.law.fade` keeps it
+    last: Any  # () |g| of the last gradient that memory has taken in
+    corrections: Any  # () how often the law was corrected
 
 
 class Constants(NamedTuple):
@@ -38,11 +48,15 @@ class Constants(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """How a law is corrected. What torch.compile reads of it is tuples and tensors, not NumPy arrays."""
+    """How a law is corrected. What torch.compile reads of it is tuples and tensors, not NumPy arrays.
 
-    propagator: Propagator
+    A memory rule has no B and a: its own passes do not read them, and the checks that do find nothing.
+    """
+
     inverse: RelaxedInverse
     guard: bool
+    step: LawStep
+    yardsticks: tuple[int | None, ...] | None  # of a memory rule
     host: Constants  # for NumPy
     basis: Array  # (k+1, r+1): the sums are inner products of the vectors [M g] basis
     rows: tuple[tuple[float, ...], ...]  # of the basis
@@ -51,18 +65,22 @@ class Solver(NamedTuple):
     structure: tuple[tuple[bool, ...], ...]  # (k, k): where B is not zero
 
 
-def solver(propagator: Propagator, inverse: RelaxedInverse, guard: bool) -> Solver:
-    """With all that follows from the three."""
-    p, frame = propagator, inverse.frame(propagator)
+def solver(memory: Propagator | MemoryRule, inverse: RelaxedInverse, guard: bool, step: LawStep) -> Solver:
+    """With all that follows from the four; `guard` is for linear memory."""
+    if isinstance(memory, MemoryRule):
+        k = memory.k
+        B, a, growth, frame = np.eye(k), np.zeros(k), np.zeros(k + 1), _law.plain_frame(k)
+        sticks = yardsticks(memory)
+    else:
+        B, a, frame, sticks = memory.B, memory.a, inverse.frame(memory), None
+        growth = np.append(np.abs(B).sum(1), np.abs(a).max())
     basis = scipy.linalg.block_diag(frame.basis, 1.0)
-    growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
-    host = Constants(np, np.float64(1), frame, p.B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
+    host = Constants(np, np.float64(1), frame, B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
     sign = torch.ones(basis.shape[1], dtype=torch.float64)
     sign[-1] = -1
-    rows, structure = (tuple(map(tuple, x.tolist())) for x in (basis, p.B != 0))
-    return Solver(
-        p, inverse, guard, host, basis, rows, torch.outer(sign, sign), tuple(p.a.tolist()), structure
-    )
+    rows, structure = (tuple(map(tuple, x.tolist())) for x in (basis, B != 0))
+    uphill = torch.outer(sign, sign)
+    return Solver(inverse, guard, step, sticks, host, basis, rows, uphill, tuple(a.tolist()), structure)
 
 
 def on(device: torch.device, host: Constants) -> Constants:
@@ -72,8 +90,13 @@ def on(device: torch.device, host: Constants) -> Constants:
         return torch.tensor(x, dtype=torch.float64, device=device)
 
     of_torch = SimpleNamespace(
-        where=torch.where,
+        where=_where,
+        sqrt=torch.sqrt,
+        sum=torch.sum,
+        stack=torch.stack,
         trace=torch.trace,
+        diagonal=torch.diagonal,
+        ones_like=torch.ones_like,
         eye=functools.partial(torch.eye, device=device),
         # solve() asks the device whether the matrix was singular; with a ridge it is not.
         linalg=SimpleNamespace(solve=_solve, eigh=torch.linalg.eigh),
@@ -84,21 +107,21 @@ def on(device: torch.device, host: Constants) -> Constants:
 
 
 def learn(
-    solver: Solver, sums: Array, rates: Sequence[float], law: Array, faded: Array, rounding: float
-) -> tuple[Array, Array] | None:
-    """L + c2 M⁺g and Bˢ, or None if the sums or the law are not finite.
+    solver: Solver, sums: Array, rates: Sequence[float], before: Learned, rounding: float
+) -> Learned | None:
+    """What a law comes to by M⁺g, or None if the sums or the law are not finite.
 
     Args:
-        sums: (groups, r+1, r+1) of each group's [M g] basis; rates: each group's c2.
-        law: (k,) L; faded: (k, k) as `rllc.law.fade` keeps it; rounding: relative, of the sums.
+        sums: (shares, r+1, r+1) of each share's [M g] basis; rates: each share's c2.
+        rounding: relative error of the sums.
     """
     if not math.isfinite(sum(sums.ravel().tolist())):
         return None
-    total = sums.sum(0)
+    weights, rate = _weighed(solver.step, rates)
     # Each group teaches with its own rate; with equal rates this is c2 Mᵀg.
-    v = np.asarray(rates) @ sums[:, :-1, -1]
-    law, faded = _corrected(solver, solver.host, total, v, law, faded, rounding)
-    return (law, faded) if math.isfinite(law.sum()) else None
+    v = np.asarray(weights) @ sums[:, :-1, -1]
+    learned = _corrected(solver, solver.host, sums.sum(0), v, rate, before, rounding)
+    return learned if math.isfinite(learned.law.sum()) else None
 
 
 def learn_on_device(
@@ -106,29 +129,36 @@ def learn_on_device(
     there: Constants,
     sums: Tensor,
     rates: Sequence[float | Tensor],
-    law: Tensor,
-    faded: Tensor,
+    before: Learned,
     rounding: float,
-    fits: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in tensors: (L, Bˢ, ok), unchanged where ok is False, as it is unless `fits`."""
-    total = sums.sum(0)
-    ok = torch.isfinite(total).all() & fits
-    total = torch.where(ok, total, torch.zeros_like(total))
-    v = sum(rate * torch.where(ok, own[:-1, -1], 0.0) for rate, own in zip(rates, sums, strict=True))
-    new_law, new_faded = _corrected(solver, there, total, v, law, faded, rounding)
-    ok = ok & torch.isfinite(new_law).all()
-    return torch.where(ok, new_law, law), torch.where(ok, new_faded, faded), ok
+) -> Learned:
+    """The same in tensors, of sums that are finite; the law may come out otherwise."""
+    weights, rate = _weighed(solver.step, rates)
+    v = sum(weight * own[:-1, -1] for weight, own in zip(weights, sums, strict=True))
+    return _corrected(solver, there, sums.sum(0), v, rate, before, rounding)
 
 
 def _corrected(
-    solver: Solver, constants: Constants, total: Any, v: Any, law: Any, faded: Any, rounding: float
-) -> tuple[Any, Any]:
+    solver: Solver, constants: Constants, total: Any, v: Any, rate: Any, before: Learned, rounding: float
+) -> Learned:
     xp, one, frame, B = constants[:4]
     sums = Sums(total[:-1, :-1], v, total[-1, -1], memory_scale=one, gradient_scale=one)
-    guard = faded if solver.guard else None
+    guard = before.faded if solver.guard else None
     x = _law.correction(xp, sums, frame, solver.inverse, faded=guard, rounding=rounding)
-    return law + x, _law.fade(xp, faded, B, sums)
+    if solver.yardsticks is not None:
+        x = _law.in_scale(xp, x, sums.W, before.last, solver.yardsticks)
+    t = before.corrections + 1
+    law = solver.step.taken(xp, before.law, rate, x, t)
+    return Learned(law, _law.fade(xp, before.faded, B, sums), xp.sqrt(sums.gg), t)
+
+
+def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+    """How much each share's gradient counts in v, and the rate of what comes of it: times each other, c2."""
+    if step.clip == math.inf:
+        return rates, 1.0
+    # What is clipped is M⁺g as the share of the largest rate has it.
+    largest = functools.reduce(_larger, rates)
+    return [rate / _where(largest > 0, largest, 1.0) for rate in rates], largest
 
 
 def overflow(part: Part, growth: Tensor) -> Tensor:
@@ -145,3 +175,18 @@ def overflow(part: Part, growth: Tensor) -> Tensor:
 
 def _solve(A: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.solve_ex(A, b).result
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    """torch.where as NumPy has it: of plain conditions too, and two plain numbers are float64."""
+    if not isinstance(condition, Tensor):
+        return x if condition else y
+    if not isinstance(x, Tensor):
+        x = torch.full_like(condition, x, dtype=torch.float64)
+    return torch.where(condition, x, y)
+
+
+def _larger(x: Any, y: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.clamp(min=y)
+    return y.clamp(min=x) if isinstance(y, Tensor) else max(x, y)

@@ -4,75 +4,95 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import Cutoff, RelaxedInverse
+from rllc.law import Cutoff, LawStep, RelaxedInverse
+from rllc.memory import MemoryRule
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
-from rllc.torch import learning, saved, selection, shards, stepping
+from rllc.torch import early, learning, rules, saved, selection, shards, stepping
+from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
-from rllc.torch.learning import Constants
-from rllc.torch.parts import Part, Unit, real
+from rllc.torch.learning import Constants, Learned
+from rllc.torch.parts import Part, Unit, cut, real
 from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
 
 __all__ = ["RLLC"]
 
 MEMORY_DTYPES = (None, torch.float32, torch.bfloat16)
+SCOPES = ("all", "group", "tensor")
 SPREADING = 0x9E3779B1  # odd: 32-bit multiples of it differ
 
 
-class RLLC(torch.optim.Optimizer):
-    """RLLC with linear memory (arXiv 2402.15262, Algorithm 1).
+class RLLC(Averaging):
+    """RLLC with linear memory, or any other (arXiv 2402.15262, Algorithm 1).
 
         L <- L + c2 M⁺g,    M <- M B + g aᵀ,    θ <- θ - c1 (M L + w θ)
 
     with c1 = `lr`, c2 = `law_lr`, w = `weight_decay`. With `law_lr=0` it is the fixed optimizer of that
     memory and law: "M(0.9)" is SGD with momentum 0.9, "M(0.9) + M(0)" with law (0.9, 1) Nesterov's.
 
-    One law spans the whole optimizer, all groups together, as in the paper. lr, law_lr, weight_decay and
-    maximize may differ between groups: M⁺g is then taken of the gradient weighted by each group's
-    law_lr, so that a group with law_lr = 0 follows the law without teaching it.
+    One law spans the whole optimizer, all groups together, as in the paper, unless `scope` says otherwise.
+    lr, law_lr, weight_decay and maximize may differ between groups: M⁺g is then taken of the gradient
+    weighted by each group's law_lr, so that a group with law_lr = 0 follows the law without teaching it.
+
+    Memory may be any rule, M, H <- U(M, H, g, θ) (`rllc.memory`). It is asked for one parameter at a time, in
+    real tensors of at least float32. M⁺g is taken in the rule's metric if it has one, and as pure numbers
+    (`rllc.law.in_scale`). A unit or hidden array that is not finite, of a finite gradient, is an error.
 
     Parameters may be in shards (DTensor: FSDP2, tensor parallelism): the law is the one of the whole
     parameters, the same on every process to the bit (`rllc.torch.shards`). Every process must make every
-    step, also one that has no gradient. A parameter that is whole beside them counts once.
+    step, also one that has no gradient. A parameter that is whole beside them counts once. A memory rule
+    sees the shards alone: it must be elementwise there, as all of `rllc.memory` are.
 
     A parameter whose `.grad` is None sits the step out, as in torch.optim: it is not moved, its memory
     does not change, and it is no part of the sums. A step with a gradient that is not finite anywhere,
-    or so large that memory would overflow, is skipped whole: nothing changes but `skipped`. A gradient is
-    never modified.
+    or so large that linear memory would overflow, is skipped whole: nothing changes but `skipped`. A gradient
+    is never modified.
 
     Memory is k tensors a parameter (`state[p]["m1"]`, ...), in its dtype unless `memory_dtype` says
-    otherwise. The law is float64, in `param_groups[0]["law"]`, and beside it what the guard must know. Half
-    precision is computed in float32 and rounded once. Beside the memory a step needs at most one more buffer
-    of the parameters' size (or 2 MB); fused, none.
+    otherwise; hidden arrays are beside them as the rule made them (`state[p]["h1"]`, ...). The law is
+    float64, in `param_groups[0]["law"]`, and beside it what the guard must know. Half precision is computed
+    in float32 and rounded once. Beside the memory a step needs at most one more buffer of the parameters'
+    size (or 2 MB); fused, none; with a memory rule, another copy of units and hidden arrays.
 
     Args:
         params: parameters or groups, as for every torch optimizer.
-        memory: notation such as "M(0.9) + M_2(0.6)", or a Propagator (B, a); k units.
+        memory: notation such as "M(0.9) + M_2(0.6)", or a Propagator (B, a); or a memory rule such as
+            `rllc.memory.Adam()` or `union("M(0.9)", Adam())`; k units.
         lr: c1 >= 0, a number or a tensor of one entry. 0 leaves the parameters still while L learns.
         law_lr: c2 >= 0, likewise; 0 keeps the law fixed.
         law: L_0, k numbers; ones if None.
-        eps: of the default relaxed inverse GramianRidge(eps), a relative number >= 0.
-        inverse: another relaxed inverse instead: GramianRidge(eps), Ridge(eps) or Cutoff(rcond).
+        eps: of the default relaxed inverse, a relative number >= 0: GramianRidge(eps) for linear memory,
+            DiagonalRidge(eps) for a rule.
+        inverse: another relaxed inverse instead: GramianRidge(eps), DiagonalRidge(eps), Ridge(eps) or
+            Cutoff(rcond).
         weight_decay: w >= 0, decoupled and multiplied by the learning rate as in AdamW.
+        law_step: how M⁺g moves the law (`rllc.law.LawStep`); the paper's L + c2 M⁺g as it stands. Where the
+            law_lr of groups differ, M⁺g is clipped as the group of the largest sees it.
+        scope: what one law is for: "all" of the optimizer, each "group" or each "tensor", which has then its
+            own sums, guard and count of corrections. A step is skipped for all or for none.
+        average: of the weights, the t-th counting about as t^average; 9.0 is a good one, None takes none.
+            `eval()` puts it into the parameters, `train()` takes it out (`rllc.torch.averaging`).
+        buffers: such as those of batch norm, to be averaged along.
         guard: keep a gradient that returns after a silence from throwing L away
-            (`rllc.law.correction`); False is the paper's exact formula.
+            (`rllc.law.correction`); False is the paper's exact formula. None: for linear memory. For a rule
+            there is none, but LawStep.clip.
         maximize: follow the gradient uphill.
         foreach, fused: who makes the passes over the parameters (`rllc.torch.passes`): foreach=True one
             call for all tensors of a unit, foreach=False one tensor at a time, fused=True kernels that read
-            everything once; None: the fastest there is.
+            everything once; None: the fastest there is. A memory rule takes one tensor at a time.
         capturable: correct the law on the parameters' device without reading anything back, as CUDA
             graphs want it. None: on accelerators, unless `inverse` is a Cutoff. Under torch.compile always.
-            Rates that change belong into tensors then, on that device.
+            Rates that change belong into tensors then, on that device. What a rule makes that is not finite
+            skips the step there, since nobody can be told.
         memory_dtype: of the units: torch.bfloat16 rounds them stochastically, torch.float32 keeps them
             whole beside parameters of half precision; None: as the parameters.
         seed: of the stochastic rounding.
@@ -81,9 +101,10 @@ class RLLC(torch.optim.Optimizer):
 
     Raises:
         ValueError: a rate, eps, law, memory, combination of arguments or saved state that makes no sense,
-            named with the remedy.
+            named with the remedy; a rule that returns other shapes than it began with.
         RuntimeError: a sparse gradient, a parameter in shards whose sums cannot be completed, a step inside
-            the backward pass, or a gradient that changed under `sums_in_backward`.
+            the backward pass or in evaluation mode, a gradient that changed under `sums_in_backward`, or
+            what a memory rule made that is not finite. Nothing has changed then.
     """
 
     _home: torch.device  # where the law is corrected,
@@ -94,7 +115,7 @@ class RLLC(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        memory: str | Propagator,
+        memory: str | Propagator | MemoryRule,
         lr: float | Tensor,
         law_lr: float | Tensor,
         law: ArrayLike | None = None,
@@ -102,7 +123,11 @@ class RLLC(torch.optim.Optimizer):
         inverse: RelaxedInverse | None = None,
         weight_decay: float | Tensor = 0.0,
         *,
-        guard: bool = True,
+        law_step: LawStep = LawStep(),  # noqa: B008  (frozen)
+        scope: str = "all",
+        average: float | None = None,
+        buffers: Iterable[Tensor] = (),
+        guard: bool | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
         fused: bool | None = None,
@@ -111,15 +136,15 @@ class RLLC(torch.optim.Optimizer):
         seed: int = 0,
         sums_in_backward: bool = False,
     ) -> None:
-        self.propagator = as_propagator(memory)
-        self.inverse = _law.chosen_inverse(eps, inverse)
-        self.guard = guard
-        if memory_dtype not in MEMORY_DTYPES:
-            raise ValueError(f"memory_dtype must be one of {MEMORY_DTYPES}, got {memory_dtype}")
+        self.memory = memory if isinstance(memory, MemoryRule) else as_propagator(memory)
+        self.inverse = (rules if self._rule else _law).chosen_inverse(eps, inverse)
+        self.guard = self._rule is None if guard is None else guard
+        self.law_step, self.scope = law_step, scope
         self.memory_dtype = memory_dtype
         self.sums_in_backward = sums_in_backward
+        _check_options(self)
+        self.first_law = _law.initial_law(law if law is None else saved.numpy(law), self.memory.k)
         self._prepare()
-        first_law = _law.initial_law(law if law is None else saved.numpy(law), self.propagator.k)
         defaults = {
             "lr": lr,
             "law_lr": law_lr,
@@ -128,18 +153,28 @@ class RLLC(torch.optim.Optimizer):
             "foreach": foreach,
             "fused": fused,
             "capturable": capturable,
-            # Travels with every state, so that another memory's state can be told and refused.
-            "memory": repr(self.propagator),
+            # These travel with every state, so that another memory's state can be told and refused.
+            "memory": rules.named(self._rule) if self._rule else repr(self.memory),
+            "scope": scope,
         }
         super().__init__(params, defaults)
-        self.param_groups[0] |= saved.books(
-            first_law, np.eye(self.propagator.k), seed if memory_dtype is torch.bfloat16 else None
-        )
+        learned = saved.fresh(self.first_law, self._scopes())
+        self.param_groups[0] |= saved.books(learned, seed if memory_dtype is torch.bfloat16 else None)
         self._settle()
+        self._open_average(average, buffers)
+
+    @property
+    def _rule(self) -> MemoryRule | None:
+        return self.memory if isinstance(self.memory, MemoryRule) else None
+
+    @property
+    def propagator(self) -> Propagator | None:
+        """(B, a) of linear memory; None for memory that is a rule."""
+        return self.memory if isinstance(self.memory, Propagator) else None
 
     @property
     def law(self) -> Tensor:
-        """L, (k,) float64 on the CPU: a copy."""
+        """L, (k,) float64 on the CPU, or (scopes, k) for a scope other than "all": a copy."""
         return self.param_groups[0]["law"].detach().cpu().clone()
 
     @property
@@ -148,26 +183,20 @@ class RLLC(torch.optim.Optimizer):
         return int(self.param_groups[0]["skipped"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters, in mid-training too: they start with empty memory and follow the one law.
+        """Add parameters, in mid-training too: they start with empty memory, and new scopes from L_0.
 
         Raises:
             ValueError: a rate of the group makes no sense, or it names another memory.
         """
-        for name in ("lr", "law_lr", "weight_decay"):
-            _check_rate(name, param_group.get(name, self.defaults[name]))
-        if param_group.get("memory", self.defaults["memory"]) != self.defaults["memory"]:
-            raise ValueError(
-                f"group asks for memory {param_group['memory']!r}, but one optimizer has one memory,"
-                f" {self.defaults['memory']}; make a second optimizer"
-            )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        device = group["params"][0].device
         try:
-            selection.check(group, device)
+            selection.check(group, self.defaults, self._rule)
         except ValueError:
             self.param_groups.pop()
             raise
+        if "law" in self.param_groups[0] and self.scope != "all":
+            saved.add_scopes(self.param_groups[0], self.first_law, *self._scopes())
         if self._early:
             self._early.watch(group["params"])
 
@@ -178,32 +207,36 @@ class RLLC(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_training()
         compiling = torch.compiler.is_compiling()
         if not compiling:
-            _check_not_in_backward()
+            early.check_outside()
             self._spread = self._find_spread()
         shares = self._shares()
-        taking = any(share.part.params for share in shares)
-        if not taking and self._spread is None:
+        taking = [bool(share.part.params) for share in shares]
+        if not any(taking) and self._spread is None:
             return loss
         on_device = compiling or self._settle()
         if not compiling:
             self._plans = [share.plan for share in shares]
         sums = torch.stack([self._sums(share) for share in shares])
-        anyone = None
+        sound = stepping.sound(shares, sums)
+        seen: Sequence[bool] | Tensor = taking
         if self._spread is not None:
-            sums, anyone = shards.total(self._spread, sums, taking)
+            sums, seen, sound = stepping.of_all(self._spread, sums, taking, sound)
         if on_device:
-            stepping.on_device(self._solver, self._constants, shares, sums, anyone)
-        elif anyone is None or anyone:
-            stepping.on_host(self._solver, shares, sums)
+            self._step_average(stepping.on_device(self._solver, self._constants, shares, sums, seen, sound))
+        elif stepping.on_host(self._solver, shares, sums, seen, sound):
+            self._step_average()
+        if self._early:
+            self._early.forget()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a saved state, to the bit; the law keeps its float64, units their `memory_dtype`.
 
         Raises:
-            ValueError: the state is of another memory or another optimizer, or its law is damaged;
+            ValueError: the state is of another memory, scope or optimizer, or its law is damaged;
                 nothing has changed then.
         """
         seed = self.param_groups[0]["seed"]
@@ -221,15 +254,17 @@ class RLLC(torch.optim.Optimizer):
         finally:
             handle.remove()
         self.param_groups[0] |= self._books(self.param_groups[0], seed)
-        if self.memory_dtype is not None:
-            saved.restore_units(self, taken[0], self._names, self.memory_dtype)
+        saved.restore(self, taken[0], self._names, self.memory_dtype)
         self._settle()
         if self._early:
             self._early.forget()
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
-        own = ("propagator", "inverse", "guard", "memory_dtype", "sums_in_backward")
+        own = (
+            *("memory", "inverse", "guard", "law_step", "scope", "first_law"),
+            *("memory_dtype", "sums_in_backward"),
+        )
         return super().__getstate__() | {name: getattr(self, name) for name in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -238,7 +273,8 @@ class RLLC(torch.optim.Optimizer):
             # States of version 0.1 have none.
             group.setdefault("fused", None)
             group.setdefault("capturable", None)
-        if "propagator" in state:  # a copy; torch also comes here to load a state
+            group.setdefault("scope", "all")
+        if "memory" in state:  # a copy; torch also comes here to load a state
             self._prepare()
             self._settle()
             if self._early:
@@ -246,12 +282,12 @@ class RLLC(torch.optim.Optimizer):
 
     def _prepare(self) -> None:
         """What follows from the arguments and is not saved."""
-        self._solver = learning.solver(self.propagator, self.inverse, self.guard)
+        self._solver = learning.solver(self.memory, self.inverse, self.guard, self.law_step)
         self._plans = []
         self._spread = None
         self._home = torch.device("cpu")
         self._constants = learning.on(self._home, self._solver.host)
-        self._names = [f"m{j}" for j in range(1, self.propagator.k + 1)]
+        self._names = [f"m{j}" for j in range(1, self.memory.k + 1)]
         self._early = EarlySums(self._sums_of_one) if self.sums_in_backward else None
 
     def _settle(self) -> bool:
@@ -265,41 +301,52 @@ class RLLC(torch.optim.Optimizer):
         if self._home != home:
             self._home, self._constants = home, learning.on(home, self._solver.host)
         if keeper["law"].device != home:
-            for name in ("law", "faded", "skipped", "draws"):
+            for name in (*Learned._fields, "skipped", "draws"):
                 keeper[name] = keeper[name].to(home)
         return on_device
 
     def _books(self, group: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        return saved.checked(group, self.defaults["memory"], self.propagator.k, seed)
+        return saved.checked(group, self.defaults, self._scopes(), self.memory.k, seed)
+
+    def _scopes(self) -> tuple[int, ...]:
+        """How many laws there are, (n,); () for the one of the whole optimizer."""
+        counts = {"group": len(self.param_groups), "tensor": len(_all_params(self))}
+        return (counts[self.scope],) if self.scope in counts else ()
 
     # --- The parts of a step ----------------------------------------------------------------------
 
     def _init_group(
-        self, group: dict[str, Any], params: list, gradient: list, numbers: list, *memory: list
+        self,
+        group: dict[str, Any],
+        owners: list[Tensor],
+        gradient: Unit,
+        numbers: list[int],
+        hidden: Unit,
+        counts: list[int],
+        *memory: Unit,
     ) -> None:
-        """Fill in the parameters that have a gradient, with it, their places and their units.
+        """Fill in the parameters that have a gradient, with it, their places, hidden arrays and units.
 
-        torch.compile knows the name and does not trace this method.
+        torch.compile knows the name and does not trace this method; hence flat lists.
         """
         found = [(i, p, g) for i, p in enumerate(group["params"]) if (g := p.grad) is not None]
         if not found:
             return
         taking, everyone, grads = zip(*found, strict=True)
-        params += everyone
+        owners += everyone
         gradient += grads
         if any(layout is not torch.strided for layout in {g.layout for g in gradient}):
             raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
-        states = [self.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
+        states = [self.state[p] for p in owners]
+        for p, state in zip(owners, states, strict=True):
             if not state:
                 self._begin(p, state)
         for unit, name in zip(memory, self._names, strict=True):
             unit += [state[name] for state in states]
+        for names, state in ((saved.hidden_names(state), state) for state in states if self._rule):
+            hidden += [state[name] for name in names]
+            counts.append(len(names))
         numbers += taking if self.memory_dtype is not torch.bfloat16 else self._places(group, taking)
-        if self._spread is not None:
-            gradient[:] = map(shards.gradient, params, gradient)
-            for tensors in (params, *memory):
-                tensors[:] = map(shards.local, tensors)
 
     def _places(self, group: dict[str, Any], taking: Iterable[int]) -> list[int]:
         """Places in a group as places in the whole optimizer, which stochastic rounding goes by."""
@@ -315,9 +362,12 @@ class RLLC(torch.optim.Optimizer):
                 "RLLC does not take parameters in shards (DTensor) under torch.compile; leave"
                 " opt.step() out of what is compiled"
             )
+        hidden = rules.begin(self._rule, p) if self._rule else {}
         like = p if self.memory_dtype is None else real(p)
         for name in self._names:
             state[name] = torch.zeros_like(like, dtype=self.memory_dtype)
+        state.update(hidden)
+        self._begin_average(p, state)
 
     def _find_spread(self) -> Spread | None:
         if not shards.several():
@@ -328,63 +378,60 @@ class RLLC(torch.optim.Optimizer):
         return self._spread
 
     def _shares(self) -> list[Share]:
-        """One for each group; over several processes one for each number of copies in each group."""
-        plans = itertools.chain(self._plans, itertools.repeat(None))
-        if self._spread is None:
-            groups = zip(self.param_groups, plans, strict=False)
-            return [stepping.share(group, self._part(group), plan) for group, plan in groups]
-        copies, shares = iter(self._spread.copies), []
-        for group in self.param_groups:
-            part, room = self._part(group), self._room(group)
-            counts = list(itertools.islice(copies, len(group["params"])))
-            taking = [n for n, p in zip(counts, group["params"], strict=True) if p.grad is not None]
-            for count in sorted(set(counts)):
-                own = part.pick([i for i, n in enumerate(taking) if n == count])
-                share = stepping.share(group, own, next(plans))
-                shares.append(share._replace(copies=count, room=room))
+        """One for each group; in scope "tensor" for each parameter, in shards for each number of copies."""
+        plans, shares, first = itertools.chain(self._plans, itertools.repeat(None)), [], 0
+        for number, group in enumerate(self.param_groups):
+            part, passes = self._part(group), selection.chosen(group, group["params"][0].device, self._rule)
+            room = stepping.room(group, self.memory_dtype) if self._spread else None
+            for law, copies, chosen in stepping.cuts(
+                self.scope, number, group["params"], first, self._spread
+            ):
+                own = part if chosen is None else part.pick(chosen)
+                shares.append(stepping.share(group, own, passes, next(plans), law, copies, room))
+            first += len(group["params"])
         return shares
 
-    def _room(self, group: dict[str, Any]) -> float:
-        """The largest number that every unit of the group can hold."""
-        return min(torch.finfo(self.memory_dtype or p.dtype).max for p in group["params"])
-
     def _part(self, group: dict[str, Any]) -> Part:
-        params: Unit = []
+        owners: list[Tensor] = []
         gradient: Unit = []
         numbers: list[int] = []
+        hidden: Unit = []
+        counts: list[int] = []
         memory: list[Unit] = [[] for _ in self._names]
-        self._init_group(group, params, gradient, numbers, *memory)
+        self._init_group(group, owners, gradient, numbers, hidden, counts, *memory)
+        params = owners
+        if self._spread is not None:
+            gradient = list(map(shards.gradient, owners, gradient))
+            params, hidden, *memory = ([shards.local(t) for t in unit] for unit in (owners, hidden, *memory))
         if any(dtype.is_complex for dtype in {p.dtype for p in params}):
             params, gradient, *memory = ([real(t) for t in unit] for unit in (params, gradient, *memory))
-        return Part(params, gradient, memory, numbers, [0] * len(numbers))
+        return Part(params, gradient, memory, numbers, [0] * len(numbers), cut(hidden, counts), owners)
 
     def _sums(self, share: Share) -> Tensor:
         if self._early is None or not share.part.params:
             return stepping.sums(self._solver, share, self._home)
-        return self._early.total(p for p in share.group["params"] if p.grad is not None)
+        return self._early.total(share.part.owners)
 
     def _sums_of_one(self, p: Tensor) -> Tensor:
         """Of one parameter and its gradient, in the backward pass."""
         [group] = [group for group in self.param_groups if any(p is q for q in group["params"])]
-        share = stepping.share(group, self._part(group | {"params": [p]}))
+        passes = selection.chosen(group, p.device)
+        share = stepping.share(group, self._part(group | {"params": [p]}), passes)
         return stepping.sums(self._solver, share, self._home)
+
+
+def _check_options(opt: RLLC) -> None:
+    if opt.memory_dtype not in MEMORY_DTYPES:
+        raise ValueError(f"memory_dtype must be one of {MEMORY_DTYPES}, got {opt.memory_dtype}")
+    if opt.scope not in SCOPES:
+        raise ValueError(f"scope must be one of {SCOPES}, got {opt.scope!r}")
+    if not isinstance(opt.law_step, LawStep):
+        raise ValueError(f"law_step must be a rllc.law.LawStep, such as LawStep(q=1.5), got {opt.law_step!r}")
+    if opt._rule and opt.guard:
+        raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
+    if opt._rule and opt.sums_in_backward:
+        raise ValueError("sums_in_backward=True: a memory rule needs the gradients later again; leave it out")
 
 
 def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _check_not_in_backward() -> None:
-    if torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "step() was called inside the backward pass (optimizer-in-backward): the other gradients are not"
-            " there yet, and the law needs all of them at once; call it after loss.backward()"
-        )
-
-
-def _check_rate(name: str, value: Any) -> None:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")
-        value = value.item()
-    _law.check_nonnegative(name, value)

@@ -5,13 +5,14 @@ A unit is a list of tensors, one for each parameter; memory is a list of k units
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Unit", "flat", "one_layout", "pieces", "real", "wide_dtype"]
+__all__ = ["Part", "Unit", "cut", "flat", "one_layout", "pieces", "real", "wide_dtype"]
 
 Unit = list[Tensor]
 
@@ -26,6 +27,8 @@ class Part(NamedTuple):
     # stochastic rounding, which must not depend on how a step is cut.
     numbers: list[int]
     starts: list[int]
+    hidden: Sequence[Sequence[Tensor]] = ()  # each parameter's arrays beside the units, of a memory rule
+    owners: Sequence[Tensor] = ()  # the parameters as they are in the group: whole, complex
 
     def vectors(self, i: int) -> list[Tensor]:
         """[m_1, ..., m_k, g] of parameter i."""
@@ -34,11 +37,17 @@ class Part(NamedTuple):
     def pick(self, chosen: Sequence[int]) -> Part:
         """Only the parameters at these places."""
 
-        def of(items: list) -> list:
-            return [items[i] for i in chosen]
+        def of(items: Sequence) -> Any:
+            return [items[i] for i in chosen] if items else items
 
-        memory = [of(unit) for unit in self.memory]
-        return Part(of(self.params), of(self.gradient), memory, of(self.numbers), of(self.starts))
+        params, gradient, memory, *rest = self
+        return Part(of(params), of(gradient), [of(unit) for unit in memory], *map(of, rest))
+
+
+def cut(arrays: Unit, counts: Sequence[int]) -> list[tuple[Tensor, ...]]:
+    """As many arrays as each of the counts says, one after the other."""
+    ends = list(itertools.accumulate(counts))
+    return [tuple(arrays[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
 def real(tensor: Tensor) -> Tensor:

@@ -7,9 +7,11 @@
     foreach    one call for all tensors of a unit, in pieces that bound the extra memory
     fused_cpu  numba kernels that read and write everything once (`pip install "rllc[fast]"`)
     fused_cuda Triton kernels that do; on a GPU, for fused=True
+    rules      M, H <- U(M, H, g, θ) of any memory rule, one tensor at a time
 
-All of them agree: sums to float64 rounding; memory and parameters to two units in the last place a step. What
-makes a pass over shards complete is a sum of what `gram` returns (`rllc.torch.shards.total`).
+All of them agree, but the last, which is for other memory: sums to float64 rounding; memory and parameters
+to two units in the last place a step. What makes a pass over shards complete is a sum of what `gram` returns
+(`rllc.torch.shards.total`).
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class Passes(NamedTuple):
     prepare: Callable[[Part, Any], tuple[Any, Any]]
     gram: Callable[[Any, Any], Tensor]  # -> (r, r) float64 sums of [M g] basis, basis (k+1, r)
     advance: Callable[[Any, Step], None]
+    # Whether all that a memory rule wants to store can be; of linear memory the sums know it.
+    sound: Callable[[Any], Tensor] | None = None
 
 
 def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tensor:

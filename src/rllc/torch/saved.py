@@ -5,7 +5,7 @@ It lives in the first parameter group, so that every way of saving an optimizer 
 
 from __future__ import annotations
 
-from itertools import chain
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,57 +13,83 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rllc import law as _law
+from rllc.torch.learning import Learned
 
-__all__ = ["books", "checked", "numpy", "restore_units"]
+__all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "restore"]
 
 
-def books(
-    law: ArrayLike, faded: ArrayLike, seed: int | None, *, skipped: int = 0, draws: int = 0
-) -> dict[str, Any]:
-    """law (k,) and faded (k, k) float64; int64 counts of steps skipped and of stochastic roundings.
+def fresh(law: np.ndarray, scopes: tuple[int, ...]) -> Learned:
+    """The law L_0 (k,) before its first correction: one for scopes (), n of them stacked for scopes (n,)."""
+    start = Learned(law, np.eye(law.size), np.zeros(()), np.zeros(()))
+    return Learned(*(np.broadcast_to(x, scopes + x.shape).copy() for x in start))
 
-    The seed is of these roundings; None for units that are rounded to nearest.
+
+def books(learned: Learned, seed: int | None, *, skipped: int = 0, draws: int = 0) -> dict[str, Any]:
+    """What the law, or each law, has come to in float64; int64 counts of steps skipped and of draws.
+
+    A draw is a stochastic rounding of all units; its seed is None for units that are rounded to nearest.
     """
-    return {
-        "law": torch.tensor(law, dtype=torch.float64),
-        "faded": torch.tensor(faded, dtype=torch.float64),
-        "skipped": torch.tensor(skipped),
-        "seed": seed,
-        "draws": torch.tensor(draws),
-    }
+    kept = {name: torch.tensor(x, dtype=torch.float64) for name, x in learned._asdict().items()}
+    return kept | {"skipped": torch.tensor(skipped), "seed": seed, "draws": torch.tensor(draws)}
 
 
-def checked(group: dict[str, Any], memory: str, k: int, seed: int | None) -> dict[str, Any]:
+def add_scopes(keeper: dict[str, Any], law: np.ndarray, count: int) -> None:
+    """Fresh laws after those in the books, until there are `count`."""
+    more = fresh(law, (count - len(keeper["law"]),))
+    for name, x in more._asdict().items():
+        keeper[name] = torch.cat([keeper[name], torch.tensor(x).to(keeper[name])])
+
+
+def checked(
+    group: dict[str, Any], ours: dict[str, Any], scopes: tuple[int, ...], k: int, seed: int | None
+) -> dict[str, Any]:
     """The books in a saved first group; `seed` is this optimizer's, which a saved one replaces.
 
+    Args:
+        ours: of this optimizer, "memory" and "scope".
+
     Raises:
-        ValueError: the state is of another memory or another optimizer, or its law is damaged.
+        ValueError: the state is of another memory, scope or optimizer, or its law is damaged.
     """
-    if group.get("memory") != memory:
-        raise ValueError(
-            f"the saved state has memory {group.get('memory')!r}, this optimizer"
-            f" {memory!r}; build the optimizer with the memory it was saved with"
-        )
-    law, faded = _law.initial_law(numpy(group.get("law", ())), k), numpy(group.get("faded", ()))
-    if faded.shape != (k, k) or not np.isfinite(faded).all():
-        raise ValueError(f"the saved state is damaged: 'faded' is not a finite ({k}, {k}) matrix")
+    # Version 0.1 had one law, and saved no draws, last gradient or corrections.
+    for name, theirs in (("memory", group.get("memory")), ("scope", group.get("scope", "all"))):
+        if theirs != ours[name]:
+            raise ValueError(
+                f"the saved state has {name} {theirs!r}, this optimizer"
+                f" {ours[name]!r}; build the optimizer with the {name} it was saved with"
+            )
+    start = fresh(np.ones(k), scopes)
+    said = start._asdict() | group
+    learned = Learned(*(numpy(said[name]) for name in Learned._fields))
+    for name, x, like in zip(Learned._fields, learned, start, strict=True):
+        if x.shape != like.shape or not np.isfinite(x).all():
+            raise ValueError(
+                f"the saved state is damaged: {name!r} must be finite numbers of shape {like.shape}, got"
+                f" {x.tolist()}"
+            )
     if seed is not None and group.get("seed") is not None:
         seed = int(group["seed"])
-    # Version 0.1 saved no draws.
-    return books(law, faded, seed, skipped=int(group.get("skipped", 0)), draws=int(group.get("draws", 0)))
+    return books(learned, seed, skipped=int(group.get("skipped", 0)), draws=int(group.get("draws", 0)))
 
 
-def restore_units(
-    optimizer: torch.optim.Optimizer, state_dict: dict[str, Any], names: list[str], dtype: torch.dtype
+def hidden_names(state: dict[str, Any]) -> list[str]:
+    """ "h1", "h2", ...: those that the state of a parameter has."""
+    return list(itertools.takewhile(state.__contains__, (f"h{j}" for j in itertools.count(1))))
+
+
+def restore(
+    optimizer: torch.optim.Optimizer, saved: dict[str, Any], units: list[str], dtype: torch.dtype | None
 ) -> None:
-    """Units as they were saved: torch has cast them to the dtype of their parameters."""
-    numbers = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-    params = chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    """Units of a dtype of their own and hidden arrays as saved: torch has cast them to their parameter's."""
+    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
+    params = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for number, p in zip(numbers, params, strict=True):
-        for name in names if number in state_dict["state"] else ():
-            unit = state_dict["state"][number][name]
-            optimizer.state[p][name] = unit.to(device=p.device, dtype=dtype)
+        kept = saved["state"].get(number, {})
+        dtypes = {name: kept[name].dtype for name in hidden_names(kept)}
+        if dtype is not None and kept:
+            dtypes |= dict.fromkeys(units, dtype)
+        for name, own in dtypes.items():
+            optimizer.state[p][name] = kept[name].to(device=p.device, dtype=own)
 
 
 def numpy(x: ArrayLike | Tensor) -> np.ndarray:

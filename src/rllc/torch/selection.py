@@ -7,8 +7,11 @@ import importlib.util
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rllc.torch import foreach, forloop
+from rllc import law as _law
+from rllc.memory import MemoryRule
+from rllc.torch import foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
@@ -23,8 +26,13 @@ FORLOOP = Passes(_as_it_is, forloop.gram, forloop.advance)
 FOREACH = Passes(_as_it_is, foreach.gram, foreach.advance)
 
 
-def chosen(group: dict[str, Any], device: torch.device) -> Passes:
-    """The implementation that a group asks for; for None the fastest known for this device."""
+def chosen(group: dict[str, Any], device: torch.device, rule: MemoryRule | None = None) -> Passes:
+    """The implementation that a group asks for; for None the fastest known for this device.
+
+    Memory that is a rule has only one.
+    """
+    if rule is not None:
+        return rules.passes(rule, group)
     if torch.compiler.is_compiling():
         return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
     if device.type == "cuda" and group["fused"]:
@@ -34,17 +42,40 @@ def chosen(group: dict[str, Any], device: torch.device) -> Passes:
     return FORLOOP if group["foreach"] is False else FOREACH
 
 
-def check(group: dict[str, Any], device: torch.device) -> None:
-    """Refuse what cannot be had.
+def check(group: dict[str, Any], defaults: dict[str, Any], rule: MemoryRule | None = None) -> None:
+    """Refuse what a group cannot have.
 
     Raises:
-        ValueError: foreach and fused are both asked for, or fused where there is none; with the remedy.
+        ValueError: a rate that makes no sense, another memory or scope than the optimizer's, foreach and
+            fused both, or one of them where there is none; with the remedy.
     """
+    for name in ("lr", "law_lr", "weight_decay"):
+        _check_rate(name, group[name])
+    for name in ("memory", "scope"):
+        if group[name] != defaults[name]:
+            raise ValueError(
+                f"group asks for {name} {group[name]!r}, but one optimizer has one {name},"
+                f" {defaults[name]}; make a second optimizer"
+            )
+    device = group["params"][0].device
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True are both given; give one of them")
+    for name in ("foreach", "fused"):
+        if group[name] and rule is not None:
+            raise ValueError(
+                f"{name}=True: a memory rule is asked for one parameter at a time; leave {name} out"
+            )
     why_not = _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
     if group["fused"] and why_not:
         raise ValueError(f"fused=True: {why_not}")
+
+
+def _check_rate(name: str, value: Any) -> None:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")
+        value = value.item()
+    _law.check_nonnegative(name, value)
 
 
 def _why_not_fused_on_cpu(group: dict[str, Any], device: torch.device) -> str | None:

@@ -17,7 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Spread", "check_whole", "gradient", "in_shards", "local", "offset", "several", "spread", "total"]
+from rllc.torch.parts import real
+
+__all__ = [
+    "Spread",
+    "check_whole",
+    "gradient",
+    "in_shards",
+    "local",
+    "offset",
+    "placed_as",
+    "several",
+    "spread",
+    "total",
+]
 
 
 class Spread(NamedTuple):
@@ -112,6 +125,27 @@ def local(tensor: Any) -> Tensor:
     return tensor._local_tensor if in_shards(tensor) else tensor
 
 
+def placed_as(p: Any, array: Tensor) -> Tensor:
+    """An array made of what `local` gives of the parameter: in shards as the parameter, if it has its shape.
+
+    Raises:
+        ValueError: the parameter is in shards, and the array neither has its shape nor is one number.
+    """
+    if not in_shards(p):
+        return array
+    if array.shape == real(local(p)).shape:
+        like = real(p)
+        return type(p).from_local(
+            array, p.device_mesh, p.placements, run_check=False, shape=like.shape, stride=like.stride()
+        )
+    if array.dim():
+        raise ValueError(
+            f"a memory rule that hides an array of shape {tuple(array.shape)} does not take parameters in"
+            " shards (DTensor); give the array the shape of the parameter, or make it one number"
+        )
+    return array
+
+
 def gradient(p: Any, g: Any) -> Tensor:
     """The local gradient of what `local` gives of the parameter.
 
@@ -145,20 +179,20 @@ def offset(p: Any) -> int:
     return sum(x * stride for x, stride in zip(start, strides, strict=True))
 
 
-def total(there: Spread, sums: Tensor, taking: bool) -> tuple[Tensor, Tensor]:
-    """Sums of all processes, and whether any of them takes part; each process must call it.
+def total(there: Spread, sums: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of all processes, and which flags any of them has raised; each process must call it.
 
     Args:
         sums: (shares, r+1, r+1) float64, each over the number of processes that have the same.
-        taking: whether this process has a gradient.
+        flags: (n,) bool.
     """
-    one = torch.cat([sums.flatten(), sums.new_full((1,), float(taking))]).to(there.device)
+    one = torch.cat([sums.flatten(), flags.to(sums)]).to(there.device)
     for group in there.groups:
         all_of_them = one.new_empty(group.size(), one.numel())
         dist.all_gather(list(all_of_them), one, group=group)
         one = all_of_them.sum(0)
     one = one.to(sums.device)
-    return one[:-1].view_as(sums), one[-1] > 0
+    return one[: sums.numel()].view_as(sums), one[sums.numel() :] > 0
 
 
 def check_whole(saved: dict[str, Any], params: Sequence[Tensor], names: Sequence[str]) -> None:

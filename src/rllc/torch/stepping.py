@@ -16,33 +16,71 @@ import torch
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.torch import learning, selection
-from rllc.torch.learning import Constants, Solver
+from rllc.torch import learning, rules, shards
+from rllc.torch.learning import Constants, Learned, Solver
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes, Step
+from rllc.torch.shards import Spread
 
-__all__ = ["Share", "on_device", "on_host", "share", "sums"]
+__all__ = ["Share", "cuts", "of_all", "on_device", "on_host", "room", "share", "sound", "sums"]
 
 # No dtype holds less than this, so that what is below need not be looked at more closely.
 LEAST_ROOM = torch.finfo(torch.float16).max
 
 
 class Share(NamedTuple):
-    """A group's share of a step; the first group also holds the books, see `rllc.torch.saved`."""
+    """A part of a group in a step; the first group also holds the books, see `rllc.torch.saved`."""
 
     group: dict[str, Any]
     part: Part
     passes: Passes
     work: Any  # the part as its passes want it
     plan: Any  # for the next step's share
+    scope: int  # the place of its law
     copies: int = 1  # how many processes have the same share
     room: float | None = None  # in shards: what the norms say must be below it, since no process sees all
 
 
-def share(group: dict[str, Any], part: Part, plan: Any = None) -> Share:
+def share(
+    group: dict[str, Any],
+    part: Part,
+    passes: Passes,
+    plan: Any = None,
+    scope: int = 0,
+    copies: int = 1,
+    room: float | None = None,
+) -> Share:
     """A part, which may be empty, with who makes its passes; `plan` is of the last share of these passes."""
-    passes = selection.chosen(group, group["params"][0].device)
-    return Share(group, part, passes, *passes.prepare(part, plan))
+    return Share(group, part, passes, *passes.prepare(part, plan), scope, copies, room)
+
+
+def cuts(
+    scope: str, number: int, params: Sequence[Tensor], first: int, spread: Spread | None
+) -> list[tuple[int, int, list[int] | None]]:
+    """How a group is cut into shares: for each its law, its number of copies, and which parameters it has.
+
+    They are places among the group's parameters that have a gradient; None for all of them.
+
+    Args:
+        number: of the group; first: the place of its first parameter in the whole optimizer.
+    """
+    law = number if scope == "group" else 0
+    if spread is None and scope != "tensor":
+        return [(law, 1, None)]
+    places = range(first, first + len(params))
+    laws = places if scope == "tensor" else [law] * len(params)
+    copies = [1 if spread is None else spread.copies[place] for place in places]
+    kinds = list(zip(laws, copies, strict=True))
+    found: dict[tuple[int, int], list[int]] = {kind: [] for kind in sorted(set(kinds))}
+    taking = (kind for kind, p in zip(kinds, params, strict=True) if p.grad is not None)
+    for i, kind in enumerate(taking):
+        found[kind].append(i)
+    return [(*kind, chosen) for kind, chosen in found.items()]
+
+
+def room(group: dict[str, Any], memory_dtype: torch.dtype | None) -> float:
+    """The largest number that every unit of the group can hold."""
+    return min(torch.finfo(memory_dtype or p.dtype).max for p in group["params"])
 
 
 def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
@@ -56,48 +94,109 @@ def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
     return found * solver.uphill.to(home) if share.group["maximize"] else found
 
 
-def on_host(solver: Solver, shares: Sequence[Share], sums: Tensor) -> None:
-    """Law, memory and parameters from the sums of all shares; or one more step skipped."""
+def sound(shares: Sequence[Share], sums: Tensor) -> Tensor | None:
+    """Whether what memory rules are about to store can be, and has a metric; 0-d bool, None for no rules."""
+    found = [s.passes.sound(s.work).to(sums.device) for s in shares if s.passes.sound and s.part.params]
+    return torch.stack([*found, torch.isfinite(sums).all()]).all() if found else None
+
+
+def of_all(
+    there: Spread, sums: Tensor, taking: Sequence[bool], sound: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of all processes: sums, which shares somebody has a gradient for, whether all is sound."""
+    flags = torch.tensor([*taking, False], device=sums.device)
+    if sound is not None:
+        flags[-1] = ~sound
+    sums, raised = shards.total(there, sums, flags)
+    return sums, raised[:-1], ~raised[-1]
+
+
+def on_host(
+    solver: Solver,
+    shares: Sequence[Share],
+    sums: Tensor,
+    taking: Sequence[bool] | Tensor,
+    sound: Tensor | None,
+) -> bool:
+    """Laws, memory and parameters from the sums of all shares; or False, and one more step is skipped.
+
+    Args:
+        taking: of each share, whether any process has a gradient for it; without one it is no step.
+        sound: as `sound` says, of all processes.
+
+    Raises:
+        RuntimeError: all gradients are finite, but not what a memory rule made; nothing has changed.
+    """
     keeper, found = shares[0].group, sums.cpu().numpy()
-    rates = [float(share.group["law_lr"]) for share in shares]
-    law, faded = keeper["law"].numpy(), keeper["faded"].numpy()
-    learned = learning.learn(solver, found, rates, law, faded, _rounding(solver, shares))
-    if learned is None or not _fits(solver, shares, found):
+    scopes = _scopes(shares, taking)
+    if not scopes:
+        return False
+    # Of what is not finite the gradient's own sums tell whether it is to blame.
+    if sound is not None and not sound and np.isfinite(found[:, -1]).all():
+        raise RuntimeError(f"{rules.first_fault([share.work for share in shares])}; nothing has changed")
+    laws = Learned(*(x.numpy() for x in _laws(keeper)))
+    learned = {}
+    for scope, own in scopes.items():
+        members = [shares[i] for i in own]
+        rates = [float(share.group["law_lr"]) for share in members]
+        one = learning.learn(solver, found[own], rates, _of(laws, scope), _rounding(solver, members))
+        if one is None:
+            break
+        learned[scope] = one
+    if len(learned) < len(scopes) or not _fits(solver, shares, found):
         keeper["skipped"] += 1
-        return
-    law[:], faded[:] = learned
-    p, draw = solver.propagator, None
+        return False
+    for scope, one in learned.items():
+        for kept, new in zip(laws, one, strict=True):
+            kept[scope] = new
+    draw = None
     if keeper["seed"] is not None:
         draw = keeper["seed"], int(keeper["draws"])
         keeper["draws"] += 1
-    for group, part, passes, work, *_ in shares:
+    for group, part, passes, work, _, scope, *_ in shares:
         if part.params:
             lr, decay = float(group["lr"]), float(group["weight_decay"])
-            step = Step(p.B, _fed(solver, group), 1 - lr * decay, -lr * law, solver.structure, draw=draw)
-            passes.advance(work, step)
+            fed, weights = _fed(solver, group), -lr * laws.law[scope]
+            passes.advance(
+                work, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw)
+            )
+    return True
 
 
 def on_device(
-    solver: Solver, there: Constants, shares: Sequence[Share], found: Tensor, anyone: Tensor | None = None
-) -> None:
-    """The same, decided where the parameters are; no step at all if not `anyone` has a gradient."""
+    solver: Solver,
+    there: Constants,
+    shares: Sequence[Share],
+    found: Tensor,
+    taking: Sequence[bool] | Tensor,
+    sound: Tensor | None,
+) -> Tensor:
+    """The same, decided where the parameters are, 0-d bool; what rules must not store is skipped too."""
     keeper = shares[0].group
-    fits = _fits_on_device(there, shares, found)
-    if anyone is not None:
-        fits = fits & anyone
-    law, faded, ok = learning.learn_on_device(
-        solver,
-        there,
-        found,
-        [share.group["law_lr"] for share in shares],
-        keeper["law"],
-        keeper["faded"],
-        _rounding(solver, shares),
-        fits,
-    )
-    keeper["law"].copy_(law)
-    keeper["faded"].copy_(faded)
-    keeper["skipped"].add_(~ok if anyone is None else ~ok & anyone)
+    laws = _laws(keeper)
+    ok = torch.isfinite(found).all() & _fits_on_device(there, shares, found)
+    if sound is not None:
+        ok = ok & sound
+    finite, learned = torch.where(ok, found, torch.zeros_like(found)), {}
+    # What other processes say of their gradients is on the device, too.
+    said = taking if isinstance(taking, Tensor) else None
+    scopes = _scopes(shares, taking if said is None else [True] * len(shares))
+    for scope, own in scopes.items():
+        members = [shares[i] for i in own]
+        rates = [share.group["law_lr"] for share in members]
+        its = finite if len(own) == len(shares) else torch.stack([finite[i] for i in own])
+        before = _of(laws, scope)
+        learned[scope] = learning.learn_on_device(
+            solver, there, its, rates, before, _rounding(solver, members)
+        )
+    ok = ok & torch.isfinite(torch.stack([one.law for one in learned.values()])).all()
+    keeper["skipped"].add_(~ok if said is None else ~ok & said.any())
+    if said is not None:
+        ok = ok & said.any()
+    for scope, own in scopes.items():
+        here = ok if said is None else ok & torch.stack([said[i] for i in own]).any()
+        for kept, new in zip(_of(laws, scope), learned[scope], strict=True):
+            kept.copy_(torch.where(here, new, kept))
     draw = None
     if keeper["seed"] is not None:
         draw = keeper["seed"], keeper["draws"].clone()
@@ -107,11 +206,31 @@ def on_device(
     structure = tuple(
         tuple(found or i == j for j, found in enumerate(row)) for i, row in enumerate(solver.structure)
     )
-    for group, part, passes, work, *_ in shares:
+    for group, part, passes, work, _, scope, *_ in shares:
         if part.params:
             keep = 1 - group["lr"] * group["weight_decay"] * ok.double()
-            weights = torch.where(ok, -group["lr"] * law, 0.0)
+            weights = torch.where(ok, -group["lr"] * laws.law[scope], 0.0)
             passes.advance(work, Step(B, _fed(solver, group), keep, weights, structure, ok, draw))
+    return ok
+
+
+def _laws(keeper: dict[str, Any]) -> Learned:
+    """All laws in the books, stacked: views."""
+    k = keeper["law"].shape[-1]
+    shapes = Learned((-1, k), (-1, k, k), (-1,), (-1,))
+    return Learned(*(keeper[name].view(shape) for name, shape in shapes._asdict().items()))
+
+
+def _of(laws: Learned, scope: int) -> Learned:
+    return Learned(*(x[scope] for x in laws))
+
+
+def _scopes(shares: Sequence[Share], taking: Sequence[bool] | Tensor) -> dict[int, list[int]]:
+    """The scopes in which somebody takes part, with the places of their shares."""
+    found: dict[int, list[int]] = {}
+    for i, share in enumerate(shares):
+        found.setdefault(share.scope, []).append(i)
+    return {scope: own for scope, own in found.items() if any(bool(taking[i]) for i in own)}
 
 
 def _fed(solver: Solver, group: dict[str, Any]) -> tuple[float, ...]:

@@ -1,0 +1,366 @@
+"""What the study `adaptive` says of records: tables and sentences; its picture is in `adaptive_figure`.
+
+    results = results_in(records)      task -> Result: what each contender reached at each stopping time
+    tables(results)                    accuracies, regrets, a ranking, the spread over rates
+    verdicts(results)                  against the best peer, tuned cosine and the control: won, level, lost
+
+Numbers are test accuracies in %, of a text validation losses in nats. A regret is what is missing to another,
+so that it is below 0 where one is better. What had diverged by a stopping time has no number there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from rllc.lab.adaptive import (
+    CONTENDERS,
+    CONTROL,
+    COSINE,
+    STUDY,
+    Adaptive,
+    Found,
+    Reached,
+    among,
+    at,
+    plans_in,
+    search,
+)
+from rllc.lab.errors import Refused
+from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table, render
+from rllc.lab.evidence.outcomes import Outcome, Sample, compare, error_of_difference
+from rllc.lab.optimizers import RLLC_ADAMW
+from rllc.lab.records import Record
+from rllc.lab.tasks import TextTask
+
+__all__ = [
+    "Regret",
+    "Result",
+    "best_peer",
+    "regret",
+    "results_in",
+    "sample",
+    "tables",
+    "text",
+    "value",
+    "verdicts",
+]
+
+PEERS = tuple(contender for contender in CONTENDERS if contender.fixed is None)
+NAMES = {contender.name for contender in PEERS}
+BEST = "the best tuned peer"
+REFERENCES = (BEST, COSINE, CONTROL)
+FEW = 6  # losses that are named; more are counted
+
+
+class Result(NamedTuple):
+    """One task: what was planned, and what was reached by (contender, stopping time)."""
+
+    plan: Adaptive
+    found: Found
+
+    @property
+    def sign(self) -> Literal[1, -1]:
+        """1 where more is better."""
+        return -1 if isinstance(self.plan.task, TextTask) else 1
+
+    def samples(self, stop: int) -> dict[str, Sample]:
+        """Of each contender that has a number there, one from each seed, in the contenders' order."""
+        found = {c.name: self.found.get((c.name, stop)) for c in CONTENDERS}
+        samples = {name: sample(reached, stop) for name, reached in found.items() if reached is not None}
+        return {name: values for name, values in samples.items() if values.values}
+
+
+Results = Mapping[str, Result]
+
+
+class Regret(NamedTuple):
+    """What is missing to another, and whether seeds tell the two apart; no error below two seeds."""
+
+    value: float
+    error: float | None  # standard error
+    outcome: Outcome | None  # where ours lies
+    other: str  # its name
+
+
+def results_in(records: Sequence[Record]) -> Results:
+    """Everything of the study that is in the records, task by task.
+
+    Raises:
+        Refused: nothing is.
+    """
+    plans = plans_in(records)
+    if not plans:
+        raise Refused(f"there are no runs of {STUDY} here; make some: rllc run {STUDY}")
+    return {plan.task.name: Result(plan, search(plan, among(records))) for plan in plans}
+
+
+def sample(reached: Reached, stop: int) -> Sample:
+    """The number of each seed that had not diverged by then."""
+    values = (value(record, stop) for record in reached.records)
+    return Sample(tuple(value for value in values if value is not None))
+
+
+def regret(ours: Sample, theirs: Sample, sign: Literal[1, -1], other: str = "") -> Regret:
+    """What ours, on average, is missing to theirs; less is better if the sign is -1."""
+    outcome = compare(ours, theirs) if sign > 0 else compare(theirs, ours)
+    return Regret(sign * (theirs.mean - ours.mean), error_of_difference(ours, theirs), outcome, other)
+
+
+def best_peer(result: Result, stop: int) -> str | None:
+    """The tuned peer of best mean, on test data: it is chosen as nobody could, against us."""
+    means = {name: values.mean for name, values in result.samples(stop).items() if name in NAMES}
+    return max(means, key=lambda name: result.sign * means[name], default=None)
+
+
+def tables(results: Results) -> list[Table]:
+    """All of them, in the order in which they are read."""
+    stops = sorted({stop for result in results.values() for stop in result.plan.stops})
+    return [
+        *(_reached(results, stop) for stop in stops),
+        _regrets(results, stops),
+        _ranking(results),
+        _spread(results),
+    ]
+
+
+def text(records: Sequence[Record]) -> str:
+    """Tables and sentences in Markdown.
+
+    Raises:
+        Refused: there are no runs of the study.
+    """
+    results = results_in(records)
+    said = "\n".join(f"- {sentence}" for sentence in verdicts(results))
+    return "\n".join([*(render(table, "markdown") for table in tables(results)), said, ""])
+
+
+def verdicts(results: Results) -> list[str]:
+    """A sentence for each reference: how often RLLC-AdamW is better, level and worse, and where it lost."""
+    return [_verdict(reference, results) for reference in REFERENCES]
+
+
+# Numbers
+
+
+def value(record: Record, stop: int) -> float | None:
+    """Test accuracy in %, or of a text the validation loss, at a stopping time; None if it had diverged."""
+    point = at(record, stop)
+    if point is None:
+        return None
+    return point.valid_loss if isinstance(record.cell.task, TextTask) else 100 * point.test_accuracy
+
+
+def _regret_to(reference: str, result: Result, stop: int) -> Regret | None:
+    """Of RLLC-AdamW; None where one of the two has no number."""
+    samples, other = result.samples(stop), best_peer(result, stop) if reference == BEST else reference
+    if other is None or not {RLLC_ADAMW, other} <= set(samples):
+        return None
+    return regret(samples[RLLC_ADAMW], samples[other], result.sign, other)
+
+
+def _to_the_best(results: Results) -> dict[str, dict[tuple[str, int], float]]:
+    """By contender, on tasks of images: its regret to the best of all by (task, stopping time)."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for task, result in results.items():
+        for stop in result.plan.stops if result.sign > 0 else ():
+            means = {name: values.mean for name, values in result.samples(stop).items()}
+            for name, mean in means.items():
+                found.setdefault(name, {})[task, stop] = max(means.values()) - mean
+    return found
+
+
+# Tables
+
+
+def _reached(results: Results, stop: int) -> Table:
+    """Every contender on every task at one stopping time."""
+    here = {task: result for task, result in results.items() if stop in result.plan.stops}
+    columns = [_column(result, stop) for result in here.values()]
+    groups = tuple(
+        Group(c.name, (Line("", tuple(column.get(c.name, MISSING) for column in columns)),))
+        for c in CONTENDERS
+        if any(c.name in column for column in columns)
+    )
+    said = (
+        "**Bold**: the best of all. In brackets the rate: of RLLC-AdamW and its parts, and of"
+        f" {CONTROL}, always the same; else the best of five on validation data at this step, with seed 0.",
+        _seeds(here, stop),
+        *_edges(here, stop),
+    )
+    return Table(f"After {stop:,} steps: {_units(here)}", tuple(here), groups, said)
+
+
+def _column(result: Result, stop: int) -> dict[str, Entry]:
+    samples = result.samples(stop)
+    best = max((result.sign * values.mean for values in samples.values()), default=0.0)
+    found = {c.name: result.found.get((c.name, stop)) for c in CONTENDERS}
+    return {
+        name: _entry(reached, samples.get(name), result.sign, best)
+        for name, reached in found.items()
+        if reached is not None
+    }
+
+
+def _entry(reached: Reached, values: Sample | None, sign: Literal[1, -1], best: float) -> Entry:
+    if values is None:
+        return Entry("diverged")
+    lost = "†" if len(values.values) < len(reached.records) else ""
+    std = "" if values.std is None else f" ± {_number(values.std, sign)}"
+    text = f"{_number(values.mean, sign)}{std}{lost}"
+    return Entry(text, best=sign * values.mean == best, aside=f"({reached.rate:g})")
+
+
+def _regrets(results: Results, stops: Sequence[int]) -> Table:
+    """Of RLLC-AdamW to each reference, by task and stopping time."""
+
+    def entry(result: Result, reference: str, stop: int) -> Entry:
+        found = _regret_to(reference, result, stop) if stop in result.plan.stops else None
+        return (
+            MISSING if found is None else Entry(_signed(found, result.sign), aside=_whose(found, reference))
+        )
+
+    groups = tuple(
+        Group(
+            f"after {stop:,} steps",
+            tuple(
+                Line(f"to {reference}", tuple(entry(result, reference, stop) for result in results.values()))
+                for reference in REFERENCES
+            ),
+        )
+        for stop in stops
+    )
+    said = (
+        f"Below 0 {RLLC_ADAMW} is better. ±: the standard error of the difference of the two means.",
+        "The best tuned peer: of all tuned for this task and step the one of best mean, in brackets. It is"
+        " picked by the numbers shown here, which favours it.",
+    )
+    return Table(f"Regret of {RLLC_ADAMW}: {_units(results)}", tuple(results), groups, said)
+
+
+def _ranking(results: Results) -> Table:
+    """All contenders, the one of least mean regret first."""
+    found = _to_the_best(results)
+    order = sorted(found, key=lambda name: statistics.mean(found[name].values()))
+    groups = tuple(Group(name, (Line("", _ranked(found[name])),)) for name in order)
+    said = (
+        "Regret to the best of all at each task of images and stopping time, in points; none if diverged.",
+    )
+    return Table("Who lost", ("mean regret", "largest", "where", "of how many"), groups, said)
+
+
+def _ranked(regrets: Mapping[tuple[str, int], float]) -> tuple[Entry, ...]:
+    worst = max(regrets, key=lambda where: regrets[where])
+    texts = f"{statistics.mean(regrets.values()):.2f}", f"{regrets[worst]:.2f}", f"{worst[0]} {worst[1]:,}"
+    return tuple(map(Entry, (*texts, str(len(regrets)))))
+
+
+def _spread(results: Results) -> Table:
+    """At the last stopping time: the best rate, and the worst within one and two decades, with seed 0."""
+    groups = []
+    for c in CONTENDERS:
+        found = {task: result.found.get((c.name, result.plan.stops[-1])) for task, result in results.items()}
+        if any(reached is not None for reached in found.values()):
+            lines = [
+                Line(label, tuple(_extreme(results[task], found[task], rates, last) for task in results))
+                for label, rates, last in (
+                    ("best", c.wide, 0),
+                    ("worst of two decades", c.rates, -1),
+                    ("worst of four decades", c.wide, -1),
+                )
+            ]
+            groups.append(Group(c.name, tuple(lines)))
+    said = ("One run, with seed 0, for each of seven rates: five over two decades and one a decade beyond.",)
+    return Table(
+        f"What a wrong rate costs, at the end: {_units(results)}", tuple(results), tuple(groups), said
+    )
+
+
+def _extreme(result: Result, reached: Reached | None, rates: Iterable[float], place: int) -> Entry:
+    """Of these rates, ordered from the best, the one at that place; one that diverged is the worst."""
+    tried = [reached.tried[rate] for rate in rates if rate in reached.tried] if reached else []
+    if not tried:
+        return MISSING
+    values = [value(record, result.plan.stops[-1]) for record in tried]
+    left = sorted((number for number in values if number is not None), reverse=result.sign > 0)
+    if not left or (place == -1 and None in values):
+        return Entry("diverged")
+    return Entry(_number(left[place], result.sign))
+
+
+# Texts
+
+
+def _verdict(reference: str, results: Results) -> str:
+    regrets = {
+        (task, stop): found
+        for task, result in results.items()
+        for stop in result.plan.stops
+        if (found := _regret_to(reference, result, stop)) is not None and found.outcome is not None
+    }
+    better = sum(found.outcome in ("above", "ahead") for found in regrets.values())
+    level = sum(found.outcome == "level" for found in regrets.values())
+    worse = {key: found for key, found in regrets.items() if found.outcome in ("below", "behind")}
+    lost = [
+        f"{task} at {stop:,} by {_signed(found, results[task].sign).lstrip('+')}"
+        f" {_whose(found, reference)}".rstrip()
+        for (task, stop), found in sorted(worse.items(), key=lambda item: -item[1].value)
+    ]
+    more = f" and {len(lost) - FEW} more" if len(lost) > FEW else ""
+    where = f": {', '.join(lost[:FEW])}{more}" if lost else ""
+    return (
+        f"Against {reference}, of {len(regrets)} pairs of task and stopping time {RLLC_ADAMW} is better by"
+        f" more than a standard error in {better}, within it in {level}, worse in {len(worse)}{where}."
+    )
+
+
+def _seeds(results: Results, stop: int) -> str:
+    counts = sorted({result.plan.seeds for result in results.values()})
+    fewer = [
+        f"{name} on {task} ({len(reached.records)})"
+        for task, result in results.items()
+        for (name, when), reached in result.found.items()
+        if when == stop and reached.rate is not None and len(reached.records) < result.plan.seeds
+    ]
+    lacking = f", fewer for {', '.join(fewer)}" if fewer else ""
+    most = " or ".join(map(str, counts))
+    return f"Means over {most} seeds{lacking}; ± their standard deviation; † some had diverged by then."
+
+
+def _edges(results: Results, stop: int) -> list[str]:
+    """A note where the best rate is the smallest or largest of the five."""
+    chosen = [
+        (f"{c.name} on {task}", reached.rate in (c.rates[0], c.rates[-1]))
+        for task, result in results.items()
+        for c in PEERS
+        if (reached := result.found.get((c.name, stop))) is not None and reached.rate is not None
+    ]
+    at_edge = [name for name, is_at_edge in chosen if is_at_edge]
+    if not at_edge:
+        return []
+    where = "; ".join(at_edge)
+    return [f"In {len(at_edge)} of {len(chosen)} cells the best rate is at the edge of the five: {where}."]
+
+
+def _units(results: Results) -> str:
+    of_texts = any(result.sign < 0 for result in results.values())
+    return "test accuracy in %" + (", of a text validation loss in nats" if of_texts else "")
+
+
+def _signed(found: Regret, sign: Literal[1, -1]) -> str:
+    number = f"{found.value:+.{_digits(sign)}f}".replace("-", "−")
+    return number if found.error is None else f"{number} ± {_number(found.error, sign)}"
+
+
+def _whose(found: Regret, reference: str) -> str:
+    return f"({found.other})" if reference == BEST else ""
+
+
+def _number(number: float, sign: Literal[1, -1]) -> str:
+    return f"{number:.{_digits(sign)}f}"
+
+
+def _digits(sign: Literal[1, -1]) -> int:
+    """Of accuracies in % two, of losses in nats four."""
+    return 2 if sign > 0 else 4

@@ -1,0 +1,82 @@
+"""Leaves of parameter trees: their real views, and what they are computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = [
+    "check_leaves",
+    "finite",
+    "kept",
+    "law_dtype",
+    "machine_epsilon",
+    "real_leaves",
+    "stored_real_leaves",
+    "weighted_sum",
+    "wide",
+    "widened",
+]
+
+
+def law_dtype() -> Any:
+    return jax.dtypes.canonicalize_dtype(jnp.float64)
+
+
+def wide(x: Any) -> jax.Array:
+    """At least float32 (complex64), because sums and steps in half precision lose small terms."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def widened(tree: Any) -> Any:
+    return jax.tree.map(wide, tree)
+
+
+def stored_real_leaves(tree: Any) -> list[jax.Array]:
+    """All leaves as they are stored, a complex one as its real and its imaginary part."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    return [part for x in leaves for part in ([x.real, x.imag] if jnp.iscomplexobj(x) else [x])]
+
+
+def real_leaves(tree: Any) -> list[jax.Array]:
+    return [wide(leaf) for leaf in stored_real_leaves(tree)]
+
+
+def weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Array:
+    total = sum(jnp.asarray(w, _real_dtype(x)) * x for w, x in zip(weights, map(wide, leaves), strict=True))
+    return total  # type: ignore[return-value]
+
+
+def machine_epsilon(tree: Any) -> float:
+    """The coarsest rounding of what is computed with these leaves."""
+    return max([float(jnp.finfo(wide(leaf).dtype).eps) for leaf in jax.tree.leaves(tree)], default=0.0)
+
+
+def finite(x: jax.Array) -> jax.Array:
+    """(), whether all entries are finite; of what has no infinity True."""
+    return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(True)
+
+
+def kept(good: jax.Array, new: Any, old: Any) -> jax.Array:
+    """The new array in the old one's dtype if the step is good, else the old one."""
+    old = jnp.asarray(old)
+    new = jnp.asarray(new)
+    return jnp.where(good, new if new.dtype == old.dtype else new.astype(old.dtype), old)
+
+
+def check_leaves(params: Any) -> None:
+    """Refuse parameters that have no gradient."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise ValueError(
+                f"parameter {jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}, which has no"
+                " gradient; leave it out with optax.masked or optax.partition"
+            )
+
+
+def _real_dtype(x: jax.Array) -> Any:
+    return jnp.finfo(x.dtype).dtype

@@ -1,0 +1,88 @@
+"""What of a transformation does not change from step to step, and what both kinds of memory do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rllc import law as _law
+from rllc.law import LawStep, RelaxedInverse
+from rllc.optax.leaves import kept, law_dtype, weighted_sum, wide
+from rllc.optax.scopes import Scope, Spread, each, first_laws
+
+__all__ = ["Rate", "Settings", "check_params", "check_rate", "first_law", "next_law", "uphill"]
+
+Rate = float | jax.Array | Callable[[jax.Array], Any]  # a number or an optax schedule
+
+
+class Settings(NamedTuple):
+    """Arguments of `scale_by_rllc`, checked."""
+
+    inverse: RelaxedInverse
+    law_learning_rate: Rate
+    law_step: LawStep
+    weight_decay: float | jax.Array
+    guard: bool
+    scope: Scope
+    axes: tuple[str, ...]
+
+    def decays(self) -> bool:
+        return not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
+
+
+def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
+    """L_0, (k,), or (laws, k) where there are several."""
+    return first_laws(settings.scope, jnp.asarray(law, law_dtype()), params)
+
+
+def next_law(settings: Settings, laws: Spread, state: Any, x: jax.Array) -> jax.Array:
+    """L after the correction x, at the step t = 1, 2, ... of those that were taken."""
+    rate = settings.law_learning_rate
+    c2 = rate(state.count) if callable(rate) else rate
+    t = (state.count - state.skipped + 1).astype(state.law.dtype)
+
+    def taken(law: jax.Array, x: jax.Array) -> jax.Array:
+        return settings.law_step.taken(jnp, law, c2, x, t)
+
+    return each(laws, taken, state.law, x).astype(state.law.dtype)
+
+
+def uphill(
+    settings: Settings,
+    good: jax.Array,
+    laws: Sequence[jax.Array],
+    units: tuple[optax.Updates, ...],
+    g: optax.Updates,
+    params: optax.Params | None,
+) -> optax.Updates:
+    """M L + w θ in the dtypes of g, or zeros for a step that is skipped. laws: (k,) for each leaf."""
+    leaves, tree = jax.tree.flatten(g)
+    columns = zip(*(jax.tree.leaves(unit) for unit in units), strict=True)
+    step = [weighted_sum(list(L), own) for L, own in zip(laws, columns, strict=True)]
+    if settings.decays():
+        step = [
+            d + settings.weight_decay * wide(p) for d, p in zip(step, jax.tree.leaves(params), strict=True)
+        ]
+    return jax.tree.unflatten(
+        tree, [kept(good, d, jnp.zeros_like(x)) for d, x in zip(step, leaves, strict=True)]
+    )
+
+
+def check_params(settings: Settings, params: optax.Params | None) -> None:
+    """Refuse weight decay of parameters that are not given."""
+    if settings.decays() and params is None:
+        raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a rate that is no schedule and no finite number >= 0; a traced one is not judged."""
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    _law.check_nonnegative(name, value)

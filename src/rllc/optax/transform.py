@@ -1,0 +1,126 @@
+"""The two transformations, `rllc` and `scale_by_rllc`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from rllc import law as _law
+from rllc.law import LawStep, RelaxedInverse
+from rllc.memory import MemoryRule
+from rllc.notation import as_propagator
+from rllc.optax import general, linear
+from rllc.optax.scopes import Scope, check_scope
+from rllc.optax.settings import Rate, Settings, check_rate
+from rllc.optax.units import Memory, TreeMemory, Union, as_members
+
+__all__ = ["rllc", "scale_by_rllc"]
+
+ADDITIVE = LawStep()
+
+
+def rllc(
+    memory: Memory,
+    learning_rate: Rate,
+    law_learning_rate: Rate,
+    law: Any = None,
+    eps: float | jax.Array | None = None,
+    inverse: RelaxedInverse | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    guard: bool = True,
+    axis_name: str | tuple[str, ...] = (),
+    law_step: LawStep = ADDITIVE,
+    scope: Scope = "all",
+) -> optax.GradientTransformation:
+    """RLLC: θ <- θ - c1 (M L + w θ), and L learned (arXiv 2402.15262, Algorithm 1).
+
+    With law_learning_rate = 0 it is the fixed optimizer of that memory and law, for example
+    "M(0.9)" heavy ball and "M(0.9) + M(0)" with law (0.9, 1) Nesterov's.
+
+    Args:
+        memory: for linear memory notation such as "M(0.9) + M_2(0.6)", or a Propagator (B, a). For any other
+            a rule of `rllc.memory`, `unit(tx)` of an optax transformation, or a `union`. k units.
+        learning_rate: c1 >= 0, a number or a schedule. 0 leaves the parameters still while L learns.
+        law_learning_rate: c2 >= 0, a number or a schedule; 0 keeps the law fixed.
+        law: L_0, k numbers; ones if None.
+        eps: of the default relaxed inverse, a relative number >= 0: GramianRidge(eps) for linear memory,
+            DiagonalRidge(eps) for other.
+        inverse: another relaxed inverse instead: GramianRidge(eps) (linear memory only), DiagonalRidge(eps),
+            Ridge(eps) or Cutoff(rcond).
+        weight_decay: w, decoupled and multiplied by the learning rate as in optax.adamw.
+        guard: keep a gradient that returns after a silence from throwing L away
+            (`rllc.law.correction`); False is the paper's exact formula. Linear memory only.
+        axis_name: inside jax.shard_map, the mesh axis or axes over which parameters are sharded: sums go
+            over all shards, so that every device has the one law. Parameters that are replicated over
+            such an axis may stand beside sharded ones and count once; shard_map knows which is which.
+            Under jit alone sharded parameters need no axis_name. Needs JAX 0.7 or newer.
+        law_step: how a correction moves the law, `rllc.law.LawStep`; additive, as in the paper, by default.
+            Its t counts the steps that were taken.
+        scope: "all": one law for all parameters. "tensor": one for each leaf. Otherwise labels as
+            optax.multi_transform has them, a tree that is a prefix of the parameters' or a function of the
+            parameters to one: one law for each label. The memory is that of the whole tree in any case; the
+            state's law is then (laws, k), in the order of the leaves or of the sorted labels. A function
+            must be static for optax.inject_hyperparams, which else takes it for a schedule.
+
+    Raises:
+        ValueError: a rate, eps, law, memory or scope that makes no sense, named with the remedy. From
+            update: an axis_name that is not bound there, or bound where shard_map does not tell the two
+            kinds of parameters apart (check_vma=False; vmap); units that are no trees like the gradient,
+            a rule whose number of units changes, and hidden state whose structure does, by name.
+    """
+    check_rate("learning_rate", learning_rate)
+    return optax.chain(
+        scale_by_rllc(
+            memory,
+            law_learning_rate,
+            law,
+            eps,
+            inverse,
+            weight_decay,
+            guard,
+            axis_name,
+            law_step,
+            scope,
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def scale_by_rllc(
+    memory: Memory,
+    law_learning_rate: Rate,
+    law: Any = None,
+    eps: float | jax.Array | None = None,
+    inverse: RelaxedInverse | None = None,
+    weight_decay: float | jax.Array = 0.0,
+    guard: bool = True,
+    axis_name: str | tuple[str, ...] = (),
+    law_step: LawStep = ADDITIVE,
+    scope: Scope = "all",
+) -> optax.GradientTransformation:
+    """Turn a gradient g into M L + w θ, updating L and M on the way; arguments as in `rllc`.
+
+    The updates point uphill, as optax has it: chain with `optax.scale_by_learning_rate`.
+
+    A gradient with an entry that is not finite, or for which a memory unit or hidden state would not be, is
+    skipped whole, whatever the scope: zero updates, memory and law unchanged, `skipped` one up. It cannot
+    raise, as nothing under jit can: look at `skipped`. The weight decay lives here so that a skipped step
+    does not decay either.
+
+    Memory has the dtype of the parameters, hidden state at least float32; sums and steps are computed in at
+    least float32. A complex leaf is treated as its real view: <x, y> = Re(conj(x) y). Rules of `rllc.memory`
+    are for real ones.
+    """
+    check_rate("law_learning_rate", law_learning_rate)
+    check_rate("weight_decay", weight_decay)
+    check_scope(scope)
+    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+
+    def settings(inverse: RelaxedInverse) -> Settings:
+        return Settings(inverse, law_learning_rate, law_step, weight_decay, guard, scope, axes)
+
+    if isinstance(memory, MemoryRule | TreeMemory | Union):
+        return general.transformation(as_members(memory), settings(general.chosen_inverse(eps, inverse)), law)
+    return linear.transformation(as_propagator(memory), settings(_law.chosen_inverse(eps, inverse)), law)

@@ -1,0 +1,236 @@
+"""AdamW with a law on its step, the weights averaged: a rate need not be tuned, a horizon not known."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from rllc.law import LawStep
+from rllc.memory import Adam
+from rllc.torch import adamw_passes, one_unit, shards
+from rllc.torch.adamw_passes import Share
+from rllc.torch.averaging import Averaging
+from rllc.torch.one_unit import Rule
+from rllc.torch.parts import Part, real
+from rllc.torch.shards import Spread
+
+__all__ = ["RLLCAdamW"]
+
+Array = NDArray[np.float64]
+
+MEMORY = "RLLCAdamW"
+STATE = ["step", "exp_avg", "exp_avg_sq"]
+EPS = 1e-3  # of the relaxed inverse
+FUSED = ("cpu", "cuda")  # where torch's fused AdamW is the fastest there is
+
+
+class RLLCAdamW(Averaging):
+    """RLLC around AdamW, one law on its direction (arXiv 2402.15262 with arXiv 1711.05101).
+
+        u = m̂ / (√v̂ + eps),    x = uᵀg / ((1 + 1e-3) uᵀm̂)                  with m, v before this gradient g
+        L <- L + c2 |L|^1.5 x,    m, v, u anew with g,    θ <- θ - c1 (L u + w θ)
+        θ̄ <- θ̄ + 10/(t+9) (θ - θ̄)
+
+    with c1 = `lr`, c2 = `law_lr`, w = `weight_decay`. x is the law's correction in AdamW's own metric, the
+    best factor for u to stand for the preconditioned gradient: it does not see the scale of the loss. One
+    law spans all groups; lr, betas, eps, weight_decay and maximize may differ between them.
+
+    The average θ̄ is what to evaluate: `opt.eval()` puts it into the parameters, `opt.train()` takes it out
+    again, `with opt.averaged():` does both (`rllc.torch.averaging`). With law_lr = 0, law = 1 and
+    average=None it is torch.optim.AdamW to the bit.
+
+    A parameter whose `.grad` is None sits the step out, as in torch.optim. A step with a gradient that is not
+    finite anywhere, or whose square would overflow, is skipped whole and counted. Parameters may be in shards
+    (DTensor), as in `RLLC`.
+
+    State is AdamW's own, `step`, `exp_avg` and `exp_avg_sq`, and "average" in at least float32; the unit
+    is not kept. Law (float64) and counts are in `param_groups[0]`. A step reads m, v and g once more than
+    AdamW, and for the average θ and θ̄.
+
+    Args:
+        params: parameters or groups, as for every torch optimizer.
+        lr: c1 >= 0, a number or a tensor of one entry.
+        law_lr: c2 >= 0, likewise, of the whole optimizer; later `param_groups[0]["law_lr"]`.
+        betas, eps: AdamW's; eps > 0.
+        weight_decay: w >= 0, decoupled: multiplied by lr, not by the law.
+        law: L_0, one number.
+        law_step: how x moves the law; relative by default, with q = 1.5 and |x| <= 1.
+        average: the power of the average of the weights, None for none.
+        buffers: batch-norm statistics, to be averaged along: `net.buffers()`.
+        foreach, fused: torch's; None takes fused on a CPU or GPU.
+        maximize: follow the gradient uphill.
+
+    Raises:
+        ValueError: a number, combination of arguments or saved state that makes no sense, with the remedy.
+        RuntimeError: a sparse gradient, a step in evaluation mode, or one inside the backward pass.
+    """
+
+    _spread: Spread | None  # as it was in the last step
+    _plans: list[Any]  # of each share's sums, from the last step
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 3e-3,
+        law_lr: float | Tensor = 1.6e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Tensor = 0.0,
+        *,
+        law: ArrayLike | Tensor = 1.0,
+        law_step: LawStep = LawStep(q=1.5, clip=1.0),  # noqa: B008  (frozen)
+        average: float | None = 9.0,
+        buffers: Iterable[Tensor] = (),
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        self._rule = Rule(EPS, law_step)
+        self._forget()
+        defaults = {
+            "lr": lr,
+            "betas": tuple(betas),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "foreach": foreach,
+            "fused": fused,
+            "maximize": maximize,
+        }
+        books = one_unit.books(MEMORY, law, law_lr)
+        super().__init__(params, defaults)
+        self.param_groups[0] |= books
+        self._open_average(average, buffers)
+
+    @property
+    def law(self) -> Tensor:
+        """L, (1,) float64 on the CPU: a copy."""
+        return self.param_groups[0]["law"].clone()
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite."""
+        return int(self.param_groups[0]["skipped"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, in mid-training too: they start as in AdamW and follow the one law.
+
+        Raises:
+            ValueError: a number of the group makes no sense.
+        """
+        _check_group(self.defaults | param_group)
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["fused"] is None and group["foreach"] is None:
+            group["fused"] = all(p.device.type in FUSED for p in group["params"]) or None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
+        self._check_training()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        params = one_unit.params_of(self)
+        one_unit.check_ready(p.grad for p in params if p.grad is not None)
+        self._spread = one_unit.whereabouts(params, self._spread)
+        shares = list(self._shares())
+        sums, anyone = one_unit.everywhere(self._spread, self._sums(shares), bool(shares))
+        if not anyone:
+            return loss
+        keeper, alone = self.param_groups[0], self._spread is None
+        law = one_unit.learn(self._rule, keeper, sums, params)
+        if law is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
+            keeper["skipped"] += 1
+            return loss
+        for share in shares:
+            adamw_passes.advance(share, law)
+        one_unit.taken(keeper, law, sums)
+        self._step_average()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state, to the bit.
+
+        Raises:
+            ValueError: the state is of another optimizer, or its law is damaged; nothing has changed then.
+        """
+        found: list[dict[str, Any]] = []
+
+        def check(_: Any, state: dict[str, Any]) -> None:
+            found.append(one_unit.checked(state["param_groups"][0], MEMORY))
+            shards.check_whole(state, one_unit.params_of(self), STATE[1:])
+
+        handle = self.register_load_state_dict_pre_hook(check)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self.param_groups[0] |= found[0]
+        self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None}
+
+    def _forget(self) -> None:
+        self._plans, self._spread = [], None
+
+    # --- The parts of a step ----------------------------------------------------------------------------
+
+    def _shares(self) -> Iterator[Share]:
+        """What of each group has a gradient; over several processes by how many have the same."""
+        copies = iter(self._spread.copies) if self._spread else itertools.repeat(1)
+        for group in self.param_groups:
+            counted = list(zip(group["params"], copies))  # noqa: B905  (copies are of all groups)
+            for count in sorted({own for _, own in counted}):
+                params = [p for p, own in counted if own == count and p.grad is not None]
+                if params:
+                    yield self._share(group, params, count)
+
+    def _share(self, group: dict[str, Any], params: list[Tensor], copies: int) -> Share:
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
+            if "step" not in state:
+                state |= _nothing_yet(p, group)
+                self._begin_average(p, state)
+        steps, *moments = [[state[name] for state in states] for name in STATE]
+        gradient = [p.grad for p in params if p.grad is not None]
+        if self._spread is not None:
+            gradient[:] = map(shards.gradient, params, gradient)
+            params, *moments = (list(map(shards.local, unit)) for unit in (params, *moments))
+        if any(p.is_complex() for p in params):
+            params, gradient, *moments = (list(map(real, unit)) for unit in (params, gradient, *moments))
+        part = Part(params, gradient, moments, list(range(len(params))), [0] * len(params))
+        return Share(group, part, steps, copies)
+
+    def _sums(self, shares: Sequence[Share]) -> Array:
+        """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
+        plans = itertools.chain(self._plans, itertools.repeat(None))
+        found = [adamw_passes.sums(share, plan) for share, plan in zip(shares, plans)]  # noqa: B905
+        self._plans = [plan for _, plan in found]
+        own = [sums / share.copies for share, (sums, _) in zip(shares, found, strict=True)]
+        return np.sum(own, axis=0) if own else np.zeros(3)
+
+
+def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """The state of AdamW before the first step, where torch's fused step wants it."""
+    where = p.device if group["fused"] else "cpu"
+    step = torch.zeros((), dtype=torch.float32, device=where)
+    return dict(zip(STATE, (step, torch.zeros_like(p), torch.zeros_like(p)), strict=True))
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay"):
+        one_unit.check_rate(name, group[name])
+    b1, b2 = group["betas"]
+    Adam(b1, b2, group["eps"])  # refuses by name
+    if not group["eps"] > 0:
+        raise ValueError("eps must be > 0: without it an entry whose gradients are all zero becomes NaN")
+    if group["foreach"] and group["fused"]:
+        raise ValueError("foreach=True and fused=True are both given; give one of them")

@@ -1,0 +1,271 @@
+"""The polynomial average of the weights: a mixin for the optimizers here.
+
+    θ̄_t = θ̄_{t-1} + (p+1)/(t+p) (θ_t - θ̄_{t-1})        (Shamir and Zhang, arXiv 1212.1824)
+
+θ_t counts in proportion to about t^p: a window of t/(p+1), in which no length of the run appears.
+
+An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_check_training`
+before a step, `_begin_average` of a parameter that is about to move for the first time, and `_step_average`
+after a step that was taken. The rest is here, checkpoints too.
+
+The average is `state[p]["average"]`, in at least float32. A parameter that has not moved is its own average.
+One that moves later, or is added later, counts as having been where it was from the start, since all have
+one count: its beginning has lost all but (t_0/t)^(p+1) of its weight by step t. The count and the averages
+of buffers are in the first parameter group, so that every way of saving an optimizer carries them.
+
+In evaluation mode `state[p]["training"]` holds the training weights, and `train()` puts these very numbers
+back. They are saved too: a state that was saved in evaluation mode is one of evaluation mode when it is
+loaded, and `train()` then restores what the network's own checkpoint, which has the averages, does not hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rllc.torch import shards
+from rllc.torch.parts import wide_dtype
+
+__all__ = ["Averaging"]
+
+
+class Averaging(torch.optim.Optimizer):
+    """eval(), train() and averaged() for an optimizer that averages its weights."""
+
+    _buffers: list[Tensor]  # that are averaged along
+
+    # --- What the user calls --------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Put the averages into the parameters and buffers, until `train()`. Twice is as good as once.
+
+        Raises:
+            RuntimeError: this optimizer does not average.
+        """
+        keeper = self._keeper()
+        if keeper["evaluating"]:
+            return
+        for state, p in self._averaged():
+            state["training"] = p.detach().clone()
+            shards.local(p).copy_(shards.local(state["average"]))
+        keeper["training_buffers"] = [b.clone() for b in self._buffers]
+        _copy(self._buffers, keeper["buffers"])
+        keeper["evaluating"] = True
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Put the training weights and buffers back, to the bit. Twice is as good as once.
+
+        Raises:
+            RuntimeError: this optimizer does not average.
+        """
+        keeper = self._keeper()
+        if not keeper["evaluating"]:
+            return
+        for state, p in self._averaged():
+            # A parameter that was added in evaluation mode has nothing to come back.
+            if "training" in state:
+                shards.local(p).copy_(shards.local(state.pop("training")))
+        _copy(self._buffers, keeper.pop("training_buffers"))
+        keeper["evaluating"] = False
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """With the averages in the parameters and buffers, and then as before, whatever happens within.
+
+        Raises:
+            RuntimeError: this optimizer does not average.
+        """
+        before = self._keeper()["evaluating"]
+        self.eval()
+        try:
+            yield
+        finally:
+            if not before:
+                self.train()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state, averages and mode with it; one that has no average starts one.
+
+        Raises:
+            ValueError: the state is of another power or of other buffers, or was saved in evaluation mode
+                and lacks the training weights; nothing has changed then.
+        """
+        self._load_averages(super(), state_dict)
+
+    def _load_averages(self, loader: Any, state_dict: dict[str, Any]) -> None:
+        """The same by the load_state_dict of `loader`, another optimizer that shares state and groups."""
+        ours = _power(self.param_groups[0])
+        taken: list[dict[str, Any]] = []
+
+        def check(_: Any, state: dict[str, Any]) -> None:
+            _check_saved(state, ours, self._buffers)
+            taken.append(state)
+
+        # The last of all hooks: it sees the state as the others left it, and nothing here has changed yet.
+        handle = loader.register_load_state_dict_pre_hook(check)
+        try:
+            loader.load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        self._restore_averages(taken[0], ours)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
+        return super().__getstate__() | {"_buffers": self._buffers}
+
+    # --- What an optimizer says -----------------------------------------------------------------------
+
+    def _open_average(self, power: float | None, buffers: Iterable[Tensor]) -> None:
+        """Average with this power from now on, or not at all; after the parameter groups are there.
+
+        Raises:
+            ValueError: the power is no finite number >= 0.
+        """
+        given = list(buffers)
+        if power is None:
+            self._buffers = []
+            return
+        if isinstance(power, bool | str) or not 0 <= power < math.inf:
+            raise ValueError(f"average must be a finite power >= 0, such as 9.0, or None, got {power!r}")
+        # Counters and masks, which are no statistics, are in evaluation what they are in training.
+        self._buffers = [b for b in given if (b.is_floating_point() and bool(b.isfinite().all()))]
+        self.param_groups[0] |= _books(float(power), self._buffers)
+
+    def _check_training(self) -> None:
+        """Refuse a step in evaluation mode."""
+        if self.param_groups[0].get("evaluating"):
+            raise RuntimeError(
+                "the parameters hold the averages; call opt.train() before the next step, or evaluate"
+                " within `with opt.averaged():`"
+            )
+
+    def _begin_average(self, p: Tensor, state: dict[str, Any], before: Tensor | None = None) -> None:
+        """Start the average of a parameter from where it is, or was `before` its first step."""
+        if _power(self.param_groups[0]) is not None:
+            start = p if before is None else before
+            state["average"] = start.detach().clone().to(wide_dtype(p))
+
+    def _step_average(self, ok: Tensor | None = None) -> None:
+        """θ̄ <- θ̄ + (p+1)/(t+p) (θ - θ̄); not if `ok`, 0-d on the device, is False."""
+        weight = self._next_weight(ok)
+        if weight is None:
+            return
+        pairs = [(state["average"], p) for state, p in self._averaged()]
+        averages = [shards.local(average) for average, _ in pairs]
+        _mix(averages, [shards.local(p) for _, p in pairs], weight)
+        _mix(self.param_groups[0]["buffers"], self._buffers, weight)
+
+    def _next_weight(self, ok: Tensor | None = None) -> float | Tensor | None:
+        """(p+1)/(t+p) of the step that was just taken, which is counted; None where there is no average."""
+        keeper = self.param_groups[0]
+        power = _power(keeper)
+        if power is None:
+            return None
+        keeper["averaged"] += 1 if ok is None else ok
+        if ok is None:
+            return (power + 1) / (int(keeper["averaged"]) + power)
+        return torch.where(ok, (power + 1) / (keeper["averaged"].double() + power), 0.0)
+
+    # --- Within ---------------------------------------------------------------------------------------
+
+    def _keeper(self) -> dict[str, Any]:
+        keeper = self.param_groups[0]
+        if _power(keeper) is None:
+            raise RuntimeError("this optimizer does not average its weights; make it with average=9.0")
+        return keeper
+
+    def _averaged(self) -> list[tuple[dict[str, Any], Tensor]]:
+        """The state of each parameter that has an average, and the parameter."""
+        everyone = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        found = [(self.state[p], p) for p in everyone if p in self.state]
+        return [(state, p) for state, p in found if "average" in state]
+
+    def _restore_averages(self, saved: dict[str, Any], power: float | None) -> None:
+        """What torch has cast to the dtype of the parameters, or left where it was."""
+        keeper = self.param_groups[0]
+        if power is None:
+            return
+        if _power(keeper) is None:
+            keeper |= _books(power, self._buffers)
+            # With the first weight, 1, it does not matter where they start.
+            for p, state in self.state.items():
+                self._begin_average(p, state)
+        keeper["averaged"] = torch.tensor(int(keeper["averaged"]))
+        for name in ("buffers", "training_buffers"):
+            if name in keeper:
+                pairs = zip(keeper[name], self._buffers, strict=True)
+                keeper[name] = [kept.to(b.device, copy=True) for kept, b in pairs]
+        for number, p in _numbered(saved, self.param_groups):
+            kept = saved["state"].get(number, {}).get("average")
+            if kept is not None:
+                self.state[p]["average"] = kept.detach().to(p.device, wide_dtype(p), copy=True)
+
+
+def _power(group: dict[str, Any]) -> float | None:
+    return group.get("average")
+
+
+def _books(power: float, buffers: Sequence[Tensor]) -> dict[str, Any]:
+    """Of an average that has seen nothing yet: its first weight is 1."""
+    return {
+        "average": power,
+        "averaged": torch.tensor(0),
+        "buffers": [b.detach().clone().to(wide_dtype(b)) for b in buffers],
+        "evaluating": False,
+    }
+
+
+def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Tensor]) -> None:
+    keeper = saved["param_groups"][0]
+    theirs = _power(keeper)
+    if theirs is None:
+        return
+    if theirs != ours:
+        raise ValueError(
+            f"the saved state averages with power {theirs!r}, this optimizer with {ours!r}; build the"
+            f" optimizer with average={theirs!r}"
+        )
+    for name in ("buffers", "training_buffers"):
+        if name in keeper and [b.shape for b in keeper[name]] != [b.shape for b in buffers]:
+            raise ValueError(
+                f"the saved state averages {len(keeper[name])} buffers, this optimizer {len(buffers)}, or of"
+                " other shapes; build the optimizer with the buffers it was saved with"
+            )
+    states = [state for state in saved["state"].values() if "average" in state]
+    if keeper["evaluating"] and not all("training" in state for state in states):
+        raise ValueError(
+            "the state was saved in evaluation mode, and its training weights are missing; save it after"
+            " opt.train()"
+        )
+
+
+def _numbered(saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
+    """The number of each parameter in a saved state, and the parameter."""
+    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
+    return zip(numbers, itertools.chain.from_iterable(group["params"] for group in groups), strict=True)
+
+
+def _mix(averages: list[Tensor], new: Sequence[Tensor], weight: float | Tensor) -> None:
+    """averages += weight (new - averages)."""
+    if not averages:
+        return
+    wide = [x.detach().to(average.dtype) for x, average in zip(new, averages, strict=True)]
+    if isinstance(weight, Tensor):
+        moved = torch._foreach_sub(wide, averages)
+        torch._foreach_mul_(moved, weight.to(averages[0]))
+        torch._foreach_add_(averages, moved)
+    else:
+        torch._foreach_lerp_(averages, wide, weight)
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)

@@ -1,0 +1,182 @@
+"""Memory of one unit: its law, from three sums over all parameters to the next law, and its books.
+
+The sums are (3,) float64: uᵀP⁻¹u, uᵀg and gᵀg, with u the unit as it was before this gradient.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from rllc import law as _law
+from rllc.law import LawStep
+from rllc.torch import saved, shards
+from rllc.torch.shards import Spread
+
+__all__ = [
+    "Rule",
+    "books",
+    "check_rate",
+    "check_ready",
+    "checked",
+    "everywhere",
+    "learn",
+    "params_of",
+    "taken",
+    "whereabouts",
+]
+
+Array = NDArray[np.float64]
+
+COARSEST = _law.rounding_of(1, torch.finfo(torch.float32).eps)
+# What LawStep needs of an array namespace, for one number: NumPy takes longer than a small network's step.
+SCALARS: Any = SimpleNamespace(sqrt=math.sqrt, sum=lambda x: x, where=lambda c, a, b: a if c else b)
+
+
+class Rule(NamedTuple):
+    """How the law is corrected: `rllc.law` for one unit, in numbers.
+
+    x = uᵀg / ((1 + eps) uᵀP⁻¹u), which is DiagonalRidge(eps); times |u| / |g'|, g' the last gradient, if the
+    unit has no metric and is `measured` by it (`rllc.memory.yardsticks`).
+    """
+
+    eps: float
+    step: LawStep
+    measured: bool = False
+
+
+# --- Books: in the first parameter group, so that every way of saving an optimizer carries them -----------
+
+
+def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[str, Any]:
+    """A law (1,) float64, its rate, and counts of steps taken and skipped; `memory` says whose they are.
+
+    Raises:
+        ValueError: the law is not one finite number, or the rate is negative or not finite.
+    """
+    check_rate("law_lr", law_lr)
+    first = _law.initial_law(np.atleast_1d(saved.numpy(law)), 1)
+    return {
+        "memory": memory,
+        "law": torch.tensor(first, dtype=torch.float64),
+        "law_lr": law_lr,
+        "taken": torch.tensor(0),
+        "skipped": torch.tensor(0),
+        "last_size": torch.tensor(0.0, dtype=torch.float64),  # of the last gradient
+    }
+
+
+def checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
+    """The books in a saved first group.
+
+    Raises:
+        ValueError: they are another optimizer's, or damaged.
+    """
+    if group.get("memory") != memory:
+        raise ValueError(
+            f"the saved state is of {group.get('memory') or 'an optimizer without a law'}, this optimizer is"
+            f" {memory}; build the optimizer it was saved with"
+        )
+    try:
+        found = books(memory, group["law"], group["law_lr"])
+        found |= {name: torch.tensor(int(group[name])) for name in ("taken", "skipped")}
+        found["last_size"] = torch.tensor(float(group["last_size"]), dtype=torch.float64)
+    except KeyError as missing:
+        raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
+    return found
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a rate, a number or a tensor of one entry, that is negative or not finite; ValueError."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")
+        value = value.item()
+    _law.check_nonnegative(name, value)
+
+
+def check_ready(grads: Iterable[Tensor]) -> None:
+    """Refuse a step that cannot be taken.
+
+    Raises:
+        RuntimeError: within the backward pass, under torch.compile, or with a sparse gradient.
+    """
+    if torch.compiler.is_compiling():
+        raise RuntimeError("this optimizer reads its sums on the host; leave opt.step() out of torch.compile")
+    if torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "step() was called inside the backward pass (optimizer-in-backward), but the law needs all"
+            " gradients at once; call it after loss.backward()"
+        )
+    if any(g.layout is not torch.strided for g in grads):
+        raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
+
+
+# --- The law ----------------------------------------------------------------------------------------------
+
+
+def learn(rule: Rule, keeper: dict[str, Any], sums: Array, params: Iterable[Tensor]) -> float | None:
+    """The law after this gradient, not yet written down; None if it or a sum is not finite."""
+    W, v, gg = sums.tolist()
+    if not math.isfinite(W + v + gg):
+        return None
+    x = v / ((1 + _ridge(rule.eps, params)) * W) if W > 0 else 0.0
+    if rule.measured:
+        last = float(keeper["last_size"])
+        x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
+    law = rule.step.taken(SCALARS, float(keeper["law"]), float(keeper["law_lr"]), x, int(keeper["taken"]) + 1)
+    return law if math.isfinite(law) else None
+
+
+def taken(keeper: dict[str, Any], law: float, sums: Array) -> None:
+    """Write down a step with this law, after this gradient."""
+    # Through NumPy, which shares the memory: an operation of torch takes as long as all else here.
+    keeper["law"].numpy()[:] = law
+    keeper["taken"].numpy()[...] += 1
+    keeper["last_size"].numpy()[...] = math.sqrt(sums[2])
+
+
+def _ridge(eps: float, params: Iterable[Tensor]) -> float:
+    """eps, or the rounding of the sums if that is more."""
+    if eps >= COARSEST:
+        return eps
+    double = all(p.dtype in (torch.float64, torch.complex128) for p in params)
+    return max(eps, _law.rounding_of(1, torch.finfo(torch.float64).eps) if double else COARSEST)
+
+
+# --- Parameters in shards ---------------------------------------------------------------------------------
+
+
+def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All of them, in the order of their groups."""
+    return list(itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))
+
+
+def whereabouts(params: list[Tensor], before: Spread | None) -> Spread | None:
+    """Where the parameters are, None if each is whole on this process; `before` is of the last step."""
+    if not shards.several():
+        return None
+    if before is None or not _same(params, before.params):
+        return shards.spread(params)
+    return before
+
+
+def everywhere(spread: Spread | None, sums: Array, taking: bool) -> tuple[Array, bool]:
+    """The sums of all processes, each over the number of its copies, and whether any has a gradient."""
+    if spread is None:
+        return sums, taking
+    total, anyone = shards.total(spread, torch.from_numpy(sums), torch.tensor([taking]))
+    return total.numpy(), bool(anyone)
+
+
+def _same(params: list[Tensor], others: list[Tensor]) -> bool:
+    return len(params) == len(others) and all(map(operator.is_, params, others))

@@ -1,0 +1,211 @@
+"""The two passes for memory that is any rule (`rllc.memory.MemoryRule`): M, H <- U(M, H, g, θ).
+
+Linear memory is written over as it is read. A rule is asked first, for all parameters, and what it returns
+is looked at before anything changes: a step needs room for a second copy of units and hidden arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rllc import law as _law
+from rllc.law import DiagonalRidge, GramianRidge, RelaxedInverse
+from rllc.memory import Linear, MemoryRule, Union
+from rllc.torch import shards
+from rllc.torch.parts import Part, real, wide_dtype
+from rllc.torch.passes import Array, Passes, Step, unit_rounded, upper_triangle
+
+__all__ = ["begin", "chosen_inverse", "first_fault", "named", "passes"]
+
+Arrays = tuple[Tensor, ...]
+
+
+class Work(NamedTuple):
+    """A part, and what the rule makes of its units and hidden arrays, each in what it is computed in."""
+
+    rule: MemoryRule
+    group: dict[str, Any]
+    part: Part
+    units: list[Arrays]  # of each parameter
+    hidden: list[Arrays]
+
+
+def passes(rule: MemoryRule, group: dict[str, Any]) -> Passes:
+    """The implementation for the parameters of a group."""
+    return Passes(partial(_prepare, rule, group), _gram, _advance, _sound)
+
+
+def begin(rule: MemoryRule, p: Tensor) -> dict[str, Tensor]:
+    """The hidden state of a parameter before its first gradient, under its names in the optimizer's state.
+
+    Raises:
+        ValueError: what the rule returns is no tuple of arrays, or an array cannot be placed in shards.
+    """
+    theta = real(shards.local(p)).detach()
+    found = rule.init(torch, theta.to(wide_dtype(theta)))
+    if not _arrays(found):
+        raise ValueError(f"{named(rule)}: init must return a tuple of arrays, got {found!r}")
+    # Copies: a rule may begin with the parameter itself.
+    return {f"h{j}": shards.placed_as(p, x.clone()) for j, x in enumerate(found, 1)}
+
+
+def named(rule: MemoryRule) -> str:
+    """A rule's name in errors and saved states: the same in every process."""
+    if isinstance(rule, Union):
+        return f"union({', '.join(map(named, rule.rules))})"
+    if isinstance(rule, Linear):
+        return repr(rule.propagator)
+    # The repr that every object has would name its address.
+    return repr(rule) if type(rule).__repr__ is not object.__repr__ else type(rule).__qualname__
+
+
+def chosen_inverse(eps: Any, inverse: RelaxedInverse | None) -> RelaxedInverse:
+    """The relaxed inverse for memory that is not linear: DiagonalRidge(eps) unless `inverse` says otherwise.
+
+    Raises:
+        ValueError: as `rllc.law.chosen_inverse`; or it is a GramianRidge, which a rule has no Gramian for.
+    """
+    if inverse is None:
+        return DiagonalRidge() if eps is None else DiagonalRidge(eps)
+    if isinstance(inverse, GramianRidge):
+        raise ValueError(
+            f"inverse={inverse!r} needs the Gramian of linear memory, which a memory rule does not have; use"
+            f" DiagonalRidge({inverse.eps})"
+        )
+    return _law.chosen_inverse(eps, inverse)
+
+
+def first_fault(works: Sequence[Work]) -> str:
+    """Which rule made what of which parameter, of these works that cannot be stored."""
+    for rule, group, part, units, hidden in works:
+        for i in range(len(part.params)):
+            for what, arrays, stored in (
+                ("unit", units[i], [unit[i] for unit in part.memory]),
+                ("hidden array", hidden[i], part.hidden[i]),
+            ):
+                for j, (new, old) in enumerate(zip(arrays, stored, strict=True), 1):
+                    if not bool(_fits([new], old.dtype)):
+                        return (
+                            f"{named(rule)} made {what} {j} of {_place(group, part, i)} not finite, or too"
+                            f" large for {old.dtype}"
+                        )
+            if not bool(torch.isfinite(_gram_of(rule, part, i)).all()):
+                return f"{named(rule)} has units of {_place(group, part, i)} whose metric is not finite"
+    return "a memory rule made what is not finite on another process"
+
+
+# --- The passes -----------------------------------------------------------------------------------
+
+
+def _prepare(rule: MemoryRule, group: dict[str, Any], part: Part, plan: None) -> tuple[Work, None]:
+    found = [_updated(rule, group, part, i) for i in range(len(part.params))]
+    return Work(rule, group, part, [units for units, _ in found], [hidden for _, hidden in found]), None
+
+
+def _updated(rule: MemoryRule, group: dict[str, Any], part: Part, i: int) -> tuple[Arrays, Arrays]:
+    """The units and hidden arrays of parameter i after its gradient, in memory of their own."""
+    theta, *units, g = (v.to(wide_dtype(part.params[i])) for v in (part.params[i], *part.vectors(i)))
+    hidden = tuple(part.hidden[i])
+    g = -g if group["maximize"] else g
+    found = rule.update(torch, g, tuple(units), hidden, theta)
+    _check(found, (units, hidden), lambda: f"{named(rule)}, for {_place(group, part, i)}")
+    given = (theta, g, *units, *hidden)
+    return _apart([x.to(theta.dtype) for x in found[0]], given), _apart(found[1], given)
+
+
+def _check(found: Any, old: tuple[Sequence[Tensor], Sequence[Tensor]], where: Any) -> None:
+    """Refuse what is not as many units and hidden arrays as there were, each of its shape."""
+    if not (isinstance(found, tuple) and len(found) == 2 and all(map(_arrays, found))):
+        raise ValueError(
+            f"{where()}: update must return (units, hidden), two tuples of arrays, got {found!r}"
+        )
+    for what, new, before in zip(("units", "hidden arrays"), found, old, strict=True):
+        shapes, expected = ([tuple(x.shape) for x in arrays] for arrays in (new, before))
+        if shapes != expected:
+            raise ValueError(f"{where()}: update returned {what} of shapes {shapes}, there were {expected}")
+    dtypes, stored = ([x.dtype for x in arrays] for arrays in (found[1], old[1]))
+    if dtypes != stored:
+        raise ValueError(f"{where()}: update returned hidden arrays of {dtypes}, there were {stored}")
+
+
+def _apart(arrays: Sequence[Tensor], given: Arrays) -> Arrays:
+    """A copy of each that lies where one of the given does: these are written over one after the other."""
+    if torch.compiler.is_compiling():
+        return tuple(x.clone() for x in arrays)
+    taken = {t.untyped_storage().data_ptr() for t in given}
+    return tuple(x.clone() if x.untyped_storage().data_ptr() in taken else x for x in arrays)
+
+
+def _gram(work: Work, basis: Array) -> Tensor:
+    """MᵀP⁻¹M, Mᵀg and gᵀg in one, (k+1, k+1) float64; the basis is that of the units as they are."""
+    part, size = work.part, len(work.part.memory) + 1
+    total = torch.zeros(size, size, dtype=torch.float64, device=part.params[0].device)
+    for i in range(len(part.params)):
+        total = total + _gram_of(work.rule, part, i)
+    return total
+
+
+def _gram_of(rule: MemoryRule, part: Part, i: int) -> Tensor:
+    *units, g = (v.to(wide_dtype(part.params[i])) for v in part.vectors(i))
+    metric, hidden = rule.metric, tuple(part.hidden[i])
+    duals = units if metric is None else [metric(torch, unit, hidden) for unit in units]
+    left, right = ([x.double() for x in (*vectors, g)] for vectors in (units, duals))
+    found = {(a, b): (left[a] * right[b]).sum() for a, b in upper_triangle(len(left))}
+    places = range(len(left))
+    return torch.stack([torch.stack([found[min(a, b), max(a, b)] for b in places]) for a in places])
+
+
+def _advance(work: Work, step: Step) -> None:
+    """M, H <- what the rule made of them, then θ <- keep θ + M weights; nothing where a step is not ok."""
+    part = work.part
+    for i, theta in enumerate(part.params):
+        moved = theta.to(wide_dtype(theta)) * step.keep
+        for j, new in enumerate(work.units[i]):
+            unit = _taken(step, new, part.memory[j][i])
+            moved = moved + unit * step.weights[j]
+            part.memory[j][i].copy_(unit_rounded(step, part, j, i, unit))
+        for old, new in zip(part.hidden[i], work.hidden[i], strict=True):
+            old.copy_(_taken(step, new, old))
+        theta.copy_(moved)
+
+
+def _taken(step: Step, new: Tensor, old: Tensor) -> Tensor:
+    return new if step.ok is None else torch.where(step.ok, new, old)
+
+
+def _sound(work: Work) -> Tensor:
+    """Whether every unit and hidden array is finite and within what its dtype holds; 0-d bool."""
+    stored: dict[torch.dtype, list[Tensor]] = {}
+    for i in range(len(work.part.params)):
+        old = (*(unit[i] for unit in work.part.memory), *work.part.hidden[i])
+        for x, before in zip((*work.units[i], *work.hidden[i]), old, strict=True):
+            stored.setdefault(before.dtype, []).append(x)
+    ok = torch.ones((), dtype=torch.bool, device=work.part.params[0].device)
+    for dtype, arrays in stored.items():
+        ok = ok & _fits(arrays, dtype)
+    return ok
+
+
+def _fits(arrays: Sequence[Tensor], dtype: torch.dtype) -> Tensor | bool:
+    arrays = [x for x in arrays if x.numel()]
+    if not dtype.is_floating_point or not arrays:
+        return True
+    return (torch.stack(torch._foreach_norm(arrays, torch.inf)) <= torch.finfo(dtype).max).all()
+
+
+def _arrays(found: Any) -> bool:
+    return isinstance(found, tuple | list) and all(isinstance(x, Tensor) for x in found)
+
+
+def _place(group: dict[str, Any], part: Part, i: int) -> str:
+    """A parameter's name, or which of its group it is."""
+    owner = part.owners[i]
+    number = next(n for n, p in enumerate(group["params"]) if p is owner)
+    names = group.get("param_names")
+    where = repr(names[number]) if names else f"{number} of its group"
+    return f"parameter {where}, of shape {tuple(owner.shape)}"

@@ -1,0 +1,184 @@
+"""rllc_adamw: the reference's numbers, the scale of the loss, skipped steps, and optax around it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rllc import reference
+from rllc.optax import LawStep, averaged_params, law_report, rllc_adamw
+
+N, STEPS = 12, 200
+H = np.linspace(0.1, 2.0, N)
+RNG = np.random.default_rng(5)
+NOISE, START = 0.3 * RNG.normal(size=(STEPS, N)), RNG.normal(size=N)
+C1, C2, EPS, DECAY = 0.02, 0.3, 1e-8, 0.1  # EPS is the default
+
+
+@pytest.fixture(autouse=True)
+def precision():
+    with jax.enable_x64(True):
+        yield
+
+
+def split(x):
+    return {"a": x[:5], "b": x[5:].reshape(7, 1)}
+
+
+def join(tree):
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+@functools.cache
+def training(tx):
+    """(a number for the loss, a step whose gradient is broken) -> (last state, (θ, law, θ̄) of each step)."""
+
+    @jax.jit
+    def run(loss, bad):
+        def body(carry, noise):
+            (params, state), (t, noise) = carry, noise
+            g = loss * (H * join(params) + noise) + jnp.where(t == bad, jnp.nan, 0.0)
+            updates, state = tx.update(split(g), state, params)
+            params = optax.apply_updates(params, updates)
+            seen = join(params), optax.tree.get(state, "law"), join(averaged_params(state, params))
+            return (params, state), seen
+
+        params = split(jnp.asarray(START))
+        return jax.lax.scan(body, (params, tx.init(params)), (jnp.arange(STEPS), jnp.asarray(NOISE)))
+
+    return run
+
+
+def trained(tx, loss=1.0, bad=-1):
+    (_, state), trace = training(tx)(loss, bad)
+    return [np.asarray(x) for x in trace], state
+
+
+TX = rllc_adamw(C1, C2, weight_decay=DECAY)
+WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0)
+
+
+def test_it_is_the_reference():
+    """u = m̂/(√v̂ + eps), x = uᵀg / (1 + 1e-3) uᵀm̂ clipped to 1, L += c2 |L|^1.5 x; θ is a unit of law w."""
+
+    def update(M, hidden, g, theta):
+        m, v, t = hidden
+        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
+        u = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + EPS)
+        return np.stack([u, theta], 1), (m, v, t)
+
+    def pinv(M, hidden, g):
+        m, _, t = hidden
+        u = M[:, 0]
+        return np.array([u @ g / (1.001 * u @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
+
+    def law_update(L, x, t):
+        return L + C2 * np.array([abs(L[0]) ** 1.5, 0.0]) * np.clip(x, -1, 1)
+
+    noise, average = iter(NOISE), 0.0
+    states = reference.general(
+        lambda theta: H * theta + next(noise),
+        START,
+        update,
+        (np.zeros(N), np.zeros(N), 0),
+        [1.0, DECAY],
+        C1,
+        law_update,
+        pinv,
+    )
+    trace, _ = trained(TX)
+    for t, (theta, law, mean) in enumerate(zip(*trace, strict=True), 1):
+        state = next(states)
+        average = average + 10 / (t + 9) * (state.theta - average)
+        np.testing.assert_allclose(theta, state.theta, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(law, state.L[:1], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(mean, average, rtol=1e-9, atol=1e-9)
+    assert abs(law[0] - 1) > 0.1
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_scale_of_the_loss_changes_nothing(factor):
+    for found, expected in zip(trained(WITHOUT_EPS, factor)[0], trained(WITHOUT_EPS)[0], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+    if factor > 1:  # then eps is nothing
+        for found, expected in zip(trained(TX, factor)[0], trained(WITHOUT_EPS)[0], strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_skipped_step_is_not_averaged_either():
+    (thetas, laws, means), state = trained(TX, bad=20)
+    for trace in (thetas, laws, means):
+        np.testing.assert_array_equal(trace[20], trace[19])
+        assert np.any(trace[21] != trace[20])
+    report = law_report(state)
+    assert (int(report["count"]), int(report["skipped"])) == (STEPS, 1)
+    assert int(optax.tree.get(state[1], "count")) == STEPS - 1
+
+
+def test_without_a_law_and_an_average_it_is_adamw():
+    ours = rllc_adamw(C1, 0.0, weight_decay=DECAY, average=None)
+    theirs = optax.adamw(C1, weight_decay=DECAY)
+    params = of_theirs = split(jnp.asarray(START))
+    states, updates = [ours.init(params), theirs.init(params)], [jax.jit(ours.update), jax.jit(theirs.update)]
+    for noise in NOISE[:20]:
+        step, states[0] = updates[0](split(H * join(params) + noise), states[0], params)
+        params = optax.apply_updates(params, step)
+        step, states[1] = updates[1](split(H * join(of_theirs) + noise), states[1], of_theirs)
+        of_theirs = optax.apply_updates(of_theirs, step)
+    np.testing.assert_allclose(join(params), join(of_theirs), rtol=1e-12)
+
+
+def test_one_compilation_while_every_number_changes():
+    """inject_hyperparams makes arrays of all of them, and tracers of these."""
+    tx = optax.inject_hyperparams(rllc_adamw)(C1, C2, weight_decay=DECAY)
+    traces = 0
+
+    @jax.jit
+    def update(g, state, params):
+        nonlocal traces
+        traces += 1
+        return tx.update(g, state, params)
+
+    params = split(jnp.asarray(START))
+    state = tx.init(params)
+    assert set(state.hyperparams) == {
+        *("learning_rate", "law_learning_rate", "b1", "b2", "eps", "weight_decay", "law", "average")
+    }
+
+    def law_in(state):
+        return state.inner_state[0][0].law
+
+    for noise, (theta, law, _) in zip(NOISE[:5], zip(*trained(TX)[0], strict=True), strict=False):
+        updates, state = update(split(H * join(params) + noise), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(join(params), theta, rtol=1e-12)
+        np.testing.assert_allclose(law_in(state), law, rtol=1e-12)
+    state.hyperparams["law_learning_rate"] = jnp.zeros(())
+    before = law_in(state)
+    _, state = update(params, state, params)
+    assert law_in(state) == before
+    assert traces == 1
+
+
+def test_schedules_and_a_law_for_each_tensor():
+    tx = rllc_adamw(lambda t: C1 / (1 + t), lambda t: 0.0 * t, scope="tensor", law=0.5, law_step=LawStep())
+    _, state = jax.jit(tx.update)(split(START), tx.init(split(START)), split(START))
+    np.testing.assert_array_equal(optax.tree.get(state, "law"), np.full((2, 1), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"b1": 1.0}, r"b1 must be in \[0, 1\)"),
+        ({"eps": -1.0}, "eps must be a finite number >= 0"),
+        ({"average": -1.0}, "power must be a finite number >= 0"),
+        ({"law_learning_rate": -1.0}, "law_learning_rate must be"),
+        ({"law": [1.0, 2.0]}, "law must have 1 entries"),
+    ],
+)
+def test_refusals(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        rllc_adamw(**arguments)

@@ -1,0 +1,431 @@
+"""RLLCAdamW: the process of the paper in AdamW's metric, AdamW without a law, and a citizen of torch.optim."""
+
+import copy
+import io
+import math
+import pickle
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+from torch.optim import lr_scheduler
+
+from problems import quadratic, tanh_net
+from rllc import reference
+from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
+from rllc.torch import RLLC, RLLCAdamW, adamw_passes, one_unit
+from same import same
+
+WAYS = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "one by one": {"foreach": False, "fused": False},
+}
+SIZES = (7, 1, 16)
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    """Arguments that choose who makes AdamW's step, and with it the sums."""
+    return WAYS[request.param]
+
+
+def parameters(problem, dtype=torch.float64, sizes=SIZES):
+    return [nn.Parameter(t.clone()) for t in torch.tensor(problem[0], dtype=dtype).split(sizes)]
+
+
+def flat(params):
+    return torch.cat([p.detach().double().ravel() for p in params]).numpy()
+
+
+def take(params, g):
+    parts = torch.as_tensor(g).split([p.numel() for p in params])
+    for p, part in zip(params, parts, strict=True):
+        p.grad = part.view_as(p).to(p.dtype)
+
+
+def run(make, steps=60, dtype=torch.float64, sizes=SIZES, factor=1.0, seed=0, noise=0.1):
+    """Parameters and optimizer after steps on noisy gradients of a loss times `factor`."""
+    problem = quadratic()
+    params, rng = parameters(problem, dtype, sizes), np.random.default_rng(seed)
+    opt = make(params)
+    for _ in range(steps):
+        g = problem[1](flat(params))
+        take(params, factor * (g + noise * rng.normal(size=g.size)))
+        opt.step()
+    return params, opt
+
+
+def rllc(params, **options):
+    return RLLCAdamW(params, **{"lr": 0.02, "law_lr": 0.3} | options)
+
+
+# --- What it computes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [LawStep(q=1.5, clip=1.0), LawStep(), LawStep(q=1.0, decay=0.5, clip=0.1)])
+@pytest.mark.parametrize("law", [1.0, -0.5])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_it_is_the_process_of_the_reference(way, step, law, decay):
+    """u = m̂/(√v̂ + eps), x = uᵀg / 1.001 uᵀm̂ with the old m and v: float64, 200 steps, to 1e-9."""
+    problem, lr, c2 = tanh_net(), 0.02, 0.3
+
+    def update(M, H, g, theta):
+        m, v, t = H
+        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
+        # The second unit is the decay, which no law scales.
+        u = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        return np.stack([u, decay * theta], 1), (m, v, t)
+
+    def pinv(M, H, g):
+        m, _, t = H
+        return np.array([M[:, 0] @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
+
+    def law_update(L, x, t):
+        x = x * min(1.0, step.clip / abs(x[0])) if x[0] else x
+        return L + c2 * t**-step.decay * abs(L[0]) ** step.q * x
+
+    theta = problem[0]
+    process = reference.general(
+        problem[1], theta, update, (0 * theta, 0 * theta, 0), [law, 1.0], lr, law_update, pinv
+    )
+    params = parameters(problem)
+    opt = rllc(params, law=law, law_step=step, weight_decay=decay, **way)
+    for _ in range(200):
+        state = next(process)
+        take(params, problem[1](flat(params)))
+        opt.step()
+    np.testing.assert_allclose(flat(params), state.theta, rtol=1e-9, atol=1e-12)
+    assert float(opt.law[0]) == pytest.approx(state.L[0], rel=1e-9)
+    assert abs(state.L[0] - law) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_without_a_law_rate_it_is_adamw_to_the_bit(way, dtype, decay):
+    options = {"lr": 0.02, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": decay, **way}
+    ours, opt = run(lambda params: RLLCAdamW(params, law_lr=0.0, average=None, **options), dtype=dtype)
+    theirs, adamw = run(lambda params: optim.AdamW(params, **options), dtype=dtype)
+    same([p.detach() for p in ours], [p.detach() for p in theirs])
+    for p, q in zip(ours, theirs, strict=True):
+        for name in ("exp_avg", "exp_avg_sq"):
+            same(opt.state[p][name], adamw.state[q][name])
+        assert float(opt.state[p]["step"]) == float(adamw.state[q]["step"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_ways_agree(dtype):
+    found = [run(lambda params, w=w: rllc(params, weight_decay=0.1, **w), dtype=dtype) for w in WAYS.values()]
+    eps = torch.finfo(dtype).eps
+    for params, opt in found[1:]:
+        np.testing.assert_allclose(flat(params), flat(found[0][0]), rtol=0, atol=300 * eps)
+        assert float(opt.law[0]) == pytest.approx(float(found[0][1].law[0]), rel=300 * eps)
+
+
+def test_the_law_of_one_unit_is_that_of_rllc_law():
+    """In numbers, as `rllc.law` has it in arrays."""
+    rng = np.random.default_rng(0)
+    for measured, yardsticks in ((False, (None,)), (True, (-1,))):
+        for step in (LawStep(), LawStep(q=1.5, decay=0.5, clip=0.3)):
+            keeper = one_unit.books("test", 0.7, 0.05)
+            for t in range(1, 6):
+                W, v, gg = sums = np.abs(rng.normal(size=3)) * (t > 1, 1, 1)
+                plain = Sums(np.array([[W]]), np.array([v]), gg, np.float64(1), np.float64(1))
+                frame, ridge = plain_frame(1), DiagonalRidge(1e-3)
+                x = correction(np, plain, frame, ridge, faded=None, rounding=1e-15)
+                x = in_scale(np, x, plain.W, keeper["last_size"].numpy(), yardsticks)
+                expected = step.taken(np, keeper["law"].numpy(), 0.05, x, t)
+                rule = one_unit.Rule(1e-3, step, measured)
+                law = one_unit.learn(rule, keeper, sums, [])
+                assert law == pytest.approx(expected[0], rel=1e-14)
+                one_unit.taken(keeper, law, sums)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_scale_of_the_loss_does_not_matter(way, factor, dtype):
+    """Parameters and law after 1,000 steps. Noise keeps the problem from settling, not from being smooth."""
+    made = lambda params: rllc(params, lr=3e-3, eps=1e-30, weight_decay=0.01, **way)  # noqa: E731
+    ours, opt = run(made, 1000, dtype, factor=factor)
+    theirs, other = run(made, 1000, dtype)
+    tolerance = 1e-10 if dtype == torch.float64 else 2e-4
+    np.testing.assert_allclose(flat(ours), flat(theirs), rtol=0, atol=tolerance)
+    assert float(opt.law[0]) == pytest.approx(float(other.law[0]), rel=tolerance)
+    assert abs(float(other.law[0]) - 1) > 0.1
+
+
+@pytest.mark.parametrize("sizes", [(24,), (1,) * 24, (3, 0, 21)])
+def test_the_layout_of_the_parameters_does_not_matter(way, sizes):
+    made = lambda params: rllc(params, **way)  # noqa: E731
+    ours, opt = run(made, 1000, sizes=sizes)
+    theirs, other = run(made, 1000)
+    np.testing.assert_allclose(flat(ours), flat(theirs), rtol=0, atol=1e-10)
+    assert float(opt.law[0]) == pytest.approx(float(other.law[0]), rel=1e-10)
+
+
+@pytest.mark.parametrize("law", [0.0, -1.0, 1e-5])
+def test_weight_decay_is_not_scaled_by_the_law(law):
+    """θ (1 - lr w) - lr L u, whatever L."""
+    p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    before, g = p.detach().clone(), torch.tensor([0.3, -0.7], dtype=torch.float64)
+    p.grad = g
+    rllc([p], law=law, law_lr=0.0, lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(
+        p.detach(), before * 0.95 - 0.1 * law * g / (g.abs() + 1e-8), rtol=1e-14, atol=0
+    )
+
+
+def test_groups_have_their_own_options_and_one_law():
+    """One step after the other by hand; the second group goes uphill, and only the second decays."""
+    a, b = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    opt = rllc(
+        [
+            {"params": [a], "lr": 0.1, "betas": (0.5, 0.9)},
+            {"params": [b], "maximize": True, "eps": 1e-3, "weight_decay": 0.2},
+        ],
+        lr=torch.tensor(0.02, dtype=torch.float64),
+        law_step=LawStep(),
+    )
+    options = [(0.1, 0.5, 0.9, 1e-8, 0.0, 1), (0.02, 0.9, 0.999, 1e-3, 0.2, -1)]
+    theta, law, rng = [np.ones(3), np.ones(3)], 1.0, np.random.default_rng(0)
+    m, v = [np.zeros((2, 3)) for _ in range(2)]
+    for t in range(1, 8):
+        g = rng.normal(size=(2, 3))
+        a.grad, b.grad = map(torch.tensor, g)
+        opt.step()
+        top = bottom = 0.0
+        units = []
+        for i, (lr, b1, b2, eps, decay, sign) in enumerate(options):
+            if t > 1:
+                old = m[i] / (1 - b1 ** (t - 1))
+                u = old / (np.sqrt(v[i] / (1 - b2 ** (t - 1))) + eps)
+                top, bottom = top + sign * u @ g[i], bottom + u @ old
+            m[i] = b1 * m[i] + (1 - b1) * sign * g[i]
+            v[i] = b2 * v[i] + (1 - b2) * g[i] ** 2
+            units.append((lr, decay, m[i] / (1 - b1**t) / (np.sqrt(v[i] / (1 - b2**t)) + eps)))
+        law += 0.3 * top / (1.001 * bottom) if t > 1 else 0.0
+        for i, (lr, decay, u) in enumerate(units):
+            theta[i] = theta[i] - lr * (law * u + decay * theta[i])
+        np.testing.assert_allclose(flat([a, b]), np.concatenate(theta), rtol=1e-12)
+        assert float(opt.law[0]) == pytest.approx(law, rel=1e-12)
+
+
+def test_an_added_group_has_its_own_count(way):
+    """A parameter that joins in mid-training is corrected for its own bias, as in AdamW."""
+
+    def grown(make):
+        old, new = (nn.Parameter(torch.ones(3)) for _ in range(2))
+        opt = make([old])
+        for t in range(8):
+            if t == 4:
+                opt.add_param_group({"params": [new], "lr": 0.05})
+            for p in (old, new):
+                p.grad = p.detach() * 0.3 + t
+            opt.step()
+        return old.detach(), new.detach()
+
+    same(
+        grown(lambda params: RLLCAdamW(params, lr=0.02, law_lr=0.0, average=None, **way)),
+        grown(lambda params: optim.AdamW(params, lr=0.02, weight_decay=0.0, **way)),
+    )
+    counts = [4.0, 0.0]
+    share = types.SimpleNamespace(
+        steps=[torch.tensor(t) for t in counts], group={"betas": (0.9, 0.999), "eps": 1e-8}
+    )
+    assert adamw_passes._scales(share)[1].tolist() == [1e-8, 0.0, 0.0]
+
+
+def test_a_complex_parameter_is_two_real_ones(way):
+    z = nn.Parameter(torch.tensor([1 + 2j, -1j], dtype=torch.complex128))
+    x = nn.Parameter(torch.view_as_real(z.detach()).clone())
+    opts = [rllc([p], **way) for p in (z, x)]
+    for t in range(10):
+        g = torch.view_as_real(z.detach()) * 0.3 + t
+        z.grad, x.grad = torch.view_as_complex(g.clone()), g
+        for opt in opts:
+            opt.step()
+    with opts[0].averaged(), opts[1].averaged():
+        torch.testing.assert_close(torch.view_as_real(z.detach()), x.detach(), rtol=1e-12, atol=0)
+    assert float(opts[0].law[0]) == pytest.approx(float(opts[1].law[0]), rel=1e-12)
+
+
+# --- What it must survive ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_a_gradient_that_is_not_finite_is_skipped_whole(way, bad, steps):
+    params, opt = run(lambda params: rllc(params, **way), steps)
+    take(params, np.zeros(24))
+    opt.step() if steps else None
+    before = copy.deepcopy(([p.detach() for p in params], opt.law))
+    state = copy.deepcopy(opt.state_dict()["state"])
+    take(params, np.ones(24))
+    params[2].grad[3] = bad
+    opt.step()
+    same(([p.detach() for p in params], opt.law), before)
+    if steps:
+        same(opt.state_dict()["state"], state)
+    assert opt.skipped == 1
+    take(params, np.ones(24))
+    opt.step()
+    assert all(p.isfinite().all() for p in params)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "large", "fits"),
+    [
+        (torch.float32, 1e19, True),
+        (torch.float32, 2e19, False),
+        (torch.float16, 300.0, True),
+        (torch.float16, 6e4, False),
+        (torch.float64, 1e160, False),
+    ],
+)
+def test_a_gradient_whose_square_overflows_is_skipped(dtype, large, fits):
+    p = nn.Parameter(torch.ones(9, dtype=dtype))
+    opt = rllc([p])
+    p.grad = torch.full_like(p, large)
+    opt.step()
+    assert opt.skipped == 1 - fits
+    assert (p.detach() != 1).all() == fits
+    p.grad = torch.ones_like(p)
+    opt.step()
+    assert math.isfinite(float(opt.law[0]))
+    assert p.isfinite().all()
+
+
+def test_the_law_is_never_nan_whatever_comes():
+    rng = np.random.default_rng(0)
+    p = nn.Parameter(torch.zeros(4))
+    opt = rllc([p], law_lr=100.0, law_step=LawStep(q=1.5))
+    for _ in range(300):
+        g = rng.normal(size=4) * 10.0 ** rng.integers(-30, 20) * rng.integers(0, 2, size=4)
+        p.grad = torch.tensor(g, dtype=torch.float32)
+        opt.step()
+        assert math.isfinite(float(opt.law[0]))
+    assert p.isfinite().all()
+
+
+def test_no_gradient_no_step():
+    _, opt = run(rllc, 3)
+    opt.zero_grad()
+    before = copy.deepcopy(opt.state_dict())
+    opt.step()
+    same(opt.state_dict(), before)
+
+
+WAYS_TO_COPY = {
+    "state_dict": None,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda pair: pickle.loads(pickle.dumps(pair)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("how", WAYS_TO_COPY)
+def test_checkpoints_and_copies_go_on_to_the_bit(way, dtype, how):
+    made = lambda params: rllc(params, weight_decay=0.1, **way)  # noqa: E731
+    params, opt = run(made, 10, dtype)
+    if WAYS_TO_COPY[how]:
+        twins, twin = WAYS_TO_COPY[how]((params, opt))
+    else:
+        file = io.BytesIO()
+        torch.save(opt.state_dict(), file)
+        file.seek(0)
+        twins = [nn.Parameter(p.detach().clone()) for p in params]
+        twin = made(twins)
+        twin.load_state_dict(torch.load(file, weights_only=True))
+    same(twin.state_dict(), opt.state_dict())
+    for ps, o in ((params, opt), (twins, twin)):
+        for t in range(10):
+            take(ps, flat(ps) * 0.1 + t / 10)
+            o.step()
+    same(twin.state_dict(), opt.state_dict())
+    same([p.detach() for p in twins], [p.detach() for p in params])
+    assert opt.law.dtype == torch.float64
+
+
+def test_foreign_states_are_refused_before_anything_changes():
+    _, opt = run(rllc, 5)
+    before = copy.deepcopy(opt.state_dict())
+    damaged = copy.deepcopy(before)
+    damaged["param_groups"][0]["law"] = torch.tensor([math.nan])
+    short = copy.deepcopy(before)
+    del short["param_groups"][0]["taken"]
+    states = {
+        "is of an optimizer without a law, this optimizer is RLLCAdamW": run(optim.AdamW, 2)[1].state_dict(),
+        r"is of M\(0.9\), this": run(lambda ps: RLLC(ps, "M(0.9)", 0.1, 0.1), 2)[1].state_dict(),
+        "law must hold finite real numbers": damaged,
+        "it has no 'taken'": short,
+    }
+    for message, state in states.items():
+        with pytest.raises(ValueError, match=message):
+            opt.load_state_dict(state)
+        same(opt.state_dict(), before)
+
+
+def test_schedulers_and_closures():
+    params = parameters(quadratic())
+    opt = rllc(params, lr=0.1)
+    scheduler = lr_scheduler.ExponentialLR(opt, 0.5)
+
+    def closure():
+        assert torch.is_grad_enabled()
+        take(params, np.ones(24))
+        return 2.0
+
+    before = flat(params)
+    assert opt.step(closure) == 2.0
+    np.testing.assert_allclose(flat(params), before - 0.1, rtol=1e-6)
+    scheduler.step()
+    before = flat(params)
+    opt.step(closure)
+    np.testing.assert_allclose(flat(params), before - 0.05 * float(opt.law[0]), rtol=1e-6)
+
+
+def test_a_sparse_gradient_and_a_step_in_the_backward_pass_are_refused():
+    table = nn.Embedding(5, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="does not take sparse gradients"):
+        rllc(table.parameters()).step()
+    p = nn.Parameter(torch.ones(2))
+    opt = rllc([p])
+    p.register_post_accumulate_grad_hook(lambda _: opt.step())
+    with pytest.raises(RuntimeError, match="inside the backward pass"):
+        p.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr must be a finite number >= 0"),
+        ({"lr": torch.ones(2)}, r"lr must have one entry, got a tensor of shape \(2,\)"),
+        ({"law_lr": math.nan}, "law_lr must be a finite number >= 0"),
+        ({"betas": (1.0, 0.9)}, "b1 must be in"),
+        ({"betas": (0.9, -0.1)}, "b2 must be in"),
+        ({"eps": 0.0}, "eps must be > 0"),
+        ({"eps": -1.0}, "eps must be a finite number >= 0"),
+        ({"weight_decay": math.inf}, "weight_decay must be a finite number >= 0"),
+        ({"law": [1.0, 2.0]}, "law must have 1 entries"),
+        ({"foreach": True, "fused": True}, "give one of them"),
+        ({"average": -1.0}, "average must be a finite power"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        rllc([nn.Parameter(torch.ones(2))], **options)
+    if set(options) <= {"lr", "betas", "eps", "weight_decay"}:
+        opt = rllc([nn.Parameter(torch.ones(2))])
+        with pytest.raises(ValueError, match=message):
+            opt.add_param_group({"params": [nn.Parameter(torch.ones(2))]} | options)
+        assert len(opt.param_groups) == 1
+
+
+def test_defaults_are_those_of_the_issue():
+    opt = RLLCAdamW([nn.Parameter(torch.ones(2))])
+    group = opt.param_groups[0]
+    assert (group["lr"], group["law_lr"], group["betas"], group["eps"]) == (3e-3, 1.6e-3, (0.9, 0.999), 1e-8)
+    assert (group["weight_decay"], group["average"], opt._rule.step) == (0.0, 9.0, LawStep(q=1.5, clip=1.0))
