@@ -237,13 +237,14 @@ CASES = {
     "maximize": placed(BESIDE, maximize=True, law_lr=torch.tensor(0.01)),
     "float32 units of bfloat16": placed(LINE, dtype=torch.bfloat16, memory_dtype=torch.float32),
     "gradients missing everywhere": missing,
-    "a law for each tensor": placed(BESIDE, scope="tensor"),
     "a law for each tensor, gradients missing": functools.partial(missing, scope="tensor"),
-    "a law for each group on the device": placed(BESIDE, scope="group", capturable=True),
+    "a law for each tensor on the device, gradients missing": functools.partial(
+        missing, scope="tensor", capturable=True
+    ),
+    "a law for each group": placed(BESIDE, scope="group"),
     "a memory rule": placed(BESIDE, **RULE),
     "a memory rule on the device": placed(BESIDE, capturable=True, **RULE),
     "a memory rule, a law for each tensor": placed(LINE, scope="tensor", **RULE),
-    "float32, a memory rule": placed(LINE, dtype=torch.float32, **RULE),
     "fully_shard": fsdp,
     "tensor parallel": tensor_parallel,
 }
@@ -252,7 +253,6 @@ CASES_OF_FOUR = {
     "two dimensions on the device": placed(SQUARE, capturable=True),
     "several meshes": placed(SEVERAL),
     "meshes that cross": placed(CROSSING),
-    "a memory rule in two dimensions": placed(SQUARE, **RULE),
     "a memory rule on several meshes": placed(SEVERAL, **RULE),
     "fully_shard with replicas": hsdp,
     "fully_shard and tensor parallel": fsdp_and_tensor_parallel,

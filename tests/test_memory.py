@@ -46,12 +46,14 @@ def run(rule, law, c1, c2, step):
     """RLLC with a rule, in NumPy, by the parts that the frameworks use: (θ, M, L) of each step."""
     gradient, theta, L = noisy_gradient(), START.copy(), np.asarray(law, float)
     units, hidden, last = (np.zeros(N),) * rule.k, rule.init(np, START), np.float64(0)
-    for t in range(1, STEPS + 1):
+    progress = np.zeros(3)
+    for _ in range(STEPS):
         g, M = gradient(theta), np.stack(units, 1)
         dual = M if rule.metric is None else np.stack([rule.metric(np, u, hidden) for u in units], 1)
         sums = Sums(M.T @ dual, M.T @ g, g @ g, np.float64(1), np.float64(1))
         x = correction(np, sums, plain_frame(rule.k), DiagonalRidge(), faded=None, rounding=1e-15)
-        L = step.taken(np, L, c2, in_scale(np, x, sums.W, last, yardsticks(rule)), t)
+        x = in_scale(np, x, sums.W, last, yardsticks(rule))
+        L, progress = step.taken(np, L, c2, x, progress)
         units, hidden = rule.update(np, g, units, hidden, theta)
         theta, last = theta - c1 * np.stack(units, 1) @ L, np.linalg.norm(g)
         yield theta, np.stack(units, 1), L
@@ -184,13 +186,13 @@ def test_unions_are_flat_and_hidden_states_stay_apart():
 def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
     def scaled(c):
         rule, gradient, theta, L = Adam(eps=0.0), noisy_gradient(), START.copy(), np.ones(1)
-        units, hidden = (np.zeros(N),), rule.init(np, START)
-        for t in range(1, STEPS + 1):
+        units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(3)
+        for _ in range(STEPS):
             g, [u] = c * gradient(theta), units
             W, v = np.array([[u @ rule.metric(np, u, hidden)]]), np.array([u @ g])
             sums = Sums(W, v, g @ g, np.float64(1), np.float64(1))
             x = correction(np, sums, plain_frame(1), DiagonalRidge(), faded=None, rounding=1e-15)
-            L = LawStep(q=1.5).taken(np, L, 0.3, x, t)
+            L, progress = LawStep(q=1.5).taken(np, L, 0.3, x, progress)
             units, hidden = rule.update(np, g, units, hidden, theta)
             theta = theta - 0.02 * L * units[0]
         return theta
@@ -198,13 +200,43 @@ def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
     np.testing.assert_allclose(scaled(factor), scaled(1.0), rtol=1e-11)
 
 
+def taken(step, law, rate, x):
+    law, progress = step.taken(np, np.asarray(law), rate, np.asarray(x), np.zeros(3))
+    assert progress[0] == 1
+    return law
+
+
 def test_the_step_of_the_law_is_clipped_by_its_length():
     step = LawStep(clip=0.5)
-    np.testing.assert_allclose(step.taken(np, np.ones(2), 0.1, np.array([3.0, 4.0]), 1), [1.03, 1.04])
-    np.testing.assert_array_equal(step.taken(np, np.ones(2), 0.1, np.zeros(2), 1), np.ones(2))
-    np.testing.assert_allclose(
-        LawStep(q=2.0).taken(np, np.array([3.0, -4.0]), 0.1, np.ones(2), 1), [5.5, -1.5]
-    )
+    np.testing.assert_allclose(taken(step, [1.0, 1.0], 0.1, [3.0, 4.0]), [1.03, 1.04])
+    np.testing.assert_array_equal(taken(step, [1.0, 1.0], 0.1, [0.0, 0.0]), np.ones(2))
+    np.testing.assert_allclose(taken(LawStep(q=2.0), [3.0, -4.0], 0.1, [1.0, 1.0]), [5.5, -1.5])
+
+
+def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_what_it_found():
+    step = LawStep(q=1.5, decay=0.5, growth=0.1, smoothing=0.8)
+    signs = [1.0] * 20 + [-1.0] * 20
+    law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(3), 0.0, None
+    for t, sign in enumerate(signs, 1):
+        before = law
+        law, progress = step.taken(np, law, 0.2, sign * np.array([0.6, 0.8]), progress)
+        mean = 0.8 * mean + 0.2 * sign
+        if found is None and t > 5 and mean <= 0:
+            found = np.linalg.norm(before)
+        length = np.linalg.norm(before)
+        expected = length * math.exp(0.1)
+        if found is not None:
+            expected = length + 0.2 / math.sqrt(t) * found * (length / found) ** 1.5 * sign
+        np.testing.assert_allclose(law, expected * np.array([0.6, 0.8]), rtol=1e-12)
+    assert found == pytest.approx(5e-3 * math.exp(0.1 * 23))  # the mean follows the sign three steps late
+    assert progress.tolist() == pytest.approx([40, mean, found])
+
+
+def test_a_law_whose_rate_is_zero_neither_learns_nor_grows():
+    law, progress = np.array([0.01]), np.zeros(3)
+    for x in (1.0, 0.5, -1.0, -1.0) * 5:
+        law, progress = LawStep(q=1.5, growth=0.1, smoothing=0.5).taken(np, law, 0.0, np.array([x]), progress)
+    assert law == 0.01
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])
@@ -231,6 +263,8 @@ def test_the_diagonal_ridge_does_not_see_lengths(size):
         (lambda: LawStep(q=-1), "q must be a finite number >= 0"),
         (lambda: LawStep(clip=0), "clip must be a number > 0"),
         (lambda: LawStep(decay=math.inf), "decay must be a finite number >= 0"),
+        (lambda: LawStep(growth=-0.1), "growth must be a finite number >= 0"),
+        (lambda: LawStep(smoothing=1.0), "smoothing must be in"),
         (lambda: DiagonalRidge(-1.0), "eps must be a finite number >= 0"),
         (lambda: MemoryRule().update(np, START, (), (), START), "has no update"),
     ],

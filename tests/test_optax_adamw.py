@@ -57,11 +57,21 @@ def trained(tx, loss=1.0, bad=-1):
     return [np.asarray(x) for x in trace], state
 
 
-TX = rllc_adamw(C1, C2, weight_decay=DECAY)
-WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0)
+STEP = LawStep(q=1.5, clip=1.0)
+TX = rllc_adamw(C1, C2, weight_decay=DECAY, law=1.0, law_step=STEP)
+WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0, law=1.0, law_step=STEP)
+SEEKER = rllc_adamw()
 
 
-def test_it_is_the_reference():
+@pytest.mark.parametrize(
+    ("tx", "c1", "law", "decay", "law_update"),
+    [
+        (TX, C1, 1.0, DECAY, lambda L, x, t: L + C2 * np.array([abs(L[0]) ** 1.5, 0.0]) * np.clip(x, -1, 1)),
+        (SEEKER, 1e-3, 0.01, 0.0, reference.seeking(0.04, 1.5, 0.5, 1.0, 0.1, 0.95)),
+    ],
+    ids=["relative", "the default"],
+)
+def test_it_is_the_reference(tx, c1, law, decay, law_update):
     """u = m̂/(√v̂ + eps), x = uᵀg / (1 + 1e-3) uᵀm̂ clipped to 1, L += c2 |L|^1.5 x; θ is a unit of law w."""
 
     def update(M, hidden, g, theta):
@@ -75,28 +85,25 @@ def test_it_is_the_reference():
         u = M[:, 0]
         return np.array([u @ g / (1.001 * u @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
 
-    def law_update(L, x, t):
-        return L + C2 * np.array([abs(L[0]) ** 1.5, 0.0]) * np.clip(x, -1, 1)
-
     noise, average = iter(NOISE), 0.0
     states = reference.general(
         lambda theta: H * theta + next(noise),
         START,
         update,
         (np.zeros(N), np.zeros(N), 0),
-        [1.0, DECAY],
-        C1,
+        [law, decay],
+        c1,
         law_update,
         pinv,
     )
-    trace, _ = trained(TX)
-    for t, (theta, law, mean) in enumerate(zip(*trace, strict=True), 1):
+    trace, _ = trained(tx)
+    for t, (theta, found, mean) in enumerate(zip(*trace, strict=True), 1):
         state = next(states)
         average = average + 10 / (t + 9) * (state.theta - average)
         np.testing.assert_allclose(theta, state.theta, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(law, state.L[:1], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found, state.L[:1], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(mean, average, rtol=1e-9, atol=1e-9)
-    assert abs(law[0] - 1) > 0.1
+    assert abs(found[0] / law - 1) > 0.1
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
@@ -119,7 +126,7 @@ def test_a_skipped_step_is_not_averaged_either():
 
 
 def test_without_a_law_and_an_average_it_is_adamw():
-    ours = rllc_adamw(C1, 0.0, weight_decay=DECAY, average=None)
+    ours = rllc_adamw(C1, 0.0, weight_decay=DECAY, law=1.0, average=None)
     theirs = optax.adamw(C1, weight_decay=DECAY)
     params = of_theirs = split(jnp.asarray(START))
     states, updates = [ours.init(params), theirs.init(params)], [jax.jit(ours.update), jax.jit(theirs.update)]
@@ -133,7 +140,9 @@ def test_without_a_law_and_an_average_it_is_adamw():
 
 def test_one_compilation_while_every_number_changes():
     """inject_hyperparams makes arrays of all of them, and tracers of these."""
-    tx = optax.inject_hyperparams(rllc_adamw)(C1, C2, weight_decay=DECAY)
+    tx = optax.inject_hyperparams(rllc_adamw, static_args="law_step")(
+        C1, C2, weight_decay=DECAY, law=1.0, law_step=STEP
+    )
     traces = 0
 
     @jax.jit

@@ -269,18 +269,18 @@ def several_laws():
     return tx, jax.jit(tx.update)
 
 
-def gradient(params, t=0.0):
-    return jax.tree.map(lambda x: jnp.cos(x + t) * x + 0.3, params)
+def gradient(params, t=0.0, xp=np):
+    return jax.tree.map(lambda x: xp.cos(x + t) * x + 0.3, params)
 
 
 def test_what_is_not_finite_is_skipped_whole():
-    """A gradient that is not, and one whose square in the hidden state would not be; in one scope of three."""
+    """A gradient that is not, or whose square in the hidden state would not be, in one scope of three."""
     tx, update = several_laws()
     state = tx.init(PARAMS)
     for t in range(3):
         _, state = update(gradient(PARAMS, t), state, PARAMS)
     for value in (np.nan, -np.inf, 1e200):
-        bad = gradient(PARAMS) | {"b": (jnp.ones(4), jnp.asarray(value))}
+        bad = gradient(PARAMS) | {"b": (np.ones(4), np.array(value))}
         updates, after = update(bad, state, PARAMS)
         assert not any(np.any(u) for u in jax.tree.leaves(updates))
         same = after[0]._replace(count=state[0].count, skipped=state[0].skipped)
@@ -418,7 +418,7 @@ def test_donation_and_one_compilation():
     def step(params, state, t):
         nonlocal traces
         traces += 1
-        updates, state = tx.update(gradient(params, t), state, params)
+        updates, state = tx.update(gradient(params, t, jnp), state, params)
         return optax.apply_updates(params, updates), state
 
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), PARAMS)
@@ -444,7 +444,7 @@ def train(tx, update, params, steps=5):
 
 
 def a_step(tx, params, state, t):
-    updates, state = tx.update(gradient(params, t), state, params)
+    updates, state = tx.update(gradient(params, t, jnp), state, params)
     return optax.apply_updates(params, updates), state
 
 

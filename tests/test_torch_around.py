@@ -414,7 +414,8 @@ def test_a_complex_parameter_is_two_real_ones():
     torch.testing.assert_close(opts[0].law, opts[1].law, rtol=1e-12, atol=0)
 
 
-def test_the_default_step_is_relative_and_clipped():
-    opt = Around(optim.SGD(parameters(quadratic()), 0.1), 0.1)
+def test_it_is_made_by_rllc_and_its_step_is_relative_and_clipped():
+    opt = RLLC.around(optim.SGD(parameters(quadratic()), 0.1), 0.1)
+    assert type(opt) is Around
     assert opt._rule.step == LawStep(q=1.5, clip=1.0)
     assert opt._rule.eps == DiagonalRidge().eps

@@ -14,7 +14,7 @@ from rllc.torch.around import Around
 from same import same
 
 MAKERS = {
-    "RLLCAdamW": lambda params, **options: RLLCAdamW(params, lr=0.02, law_lr=0.1, **options),
+    "RLLCAdamW": lambda params, **options: RLLCAdamW(params, lr=0.02, law=1.0, **options),
     "around": lambda params, **options: Around(torch.optim.SGD(list(params), 0.02, 0.9), 0.1, **options),
 }
 

@@ -224,7 +224,23 @@ def test_steps_of_the_law(way, name):
     pinv = reference.gramian_ridge(p, 1e-3)
     law_update = relative(0.05, **options)
     assert_is_reference(found, update, None, np.ones(2), 0.02, law_update, lambda M, H, g: pinv(M, g))
-    assert opt.param_groups[0]["corrections"] == STEPS
+    assert opt.param_groups[0]["progress"][0] == STEPS
+
+
+@pytest.mark.parametrize("way", [*WAYS.values(), {"capturable": True}], ids=str)
+def test_a_law_that_grows_before_it_learns(way):
+    p, start = parse("M(0.9)"), [1e-3]
+    options = {"q": 1.5, "decay": 0.5, "clip": 0.5, "growth": 0.1, "smoothing": 0.8}
+    found, opt = in_torch(p, start, 0.02, 0.05, law_step=LawStep(**options), guard=False, **way)
+
+    def update(M, H, g, theta):
+        return M @ p.B + np.outer(g, p.a), H
+
+    pinv = reference.gramian_ridge(p, 1e-3)
+    law_update = reference.seeking(0.05, **options)
+    assert_is_reference(found, update, None, start, 0.02, law_update, lambda M, H, g: pinv(M, g))
+    count, _, size = opt.param_groups[0]["progress"].tolist()
+    assert count == STEPS and 0.01 < size < max(law[0] for _, law in found) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("tensors", [False, True])
@@ -415,7 +431,7 @@ def test_a_saved_run_resumes_to_the_bit(dtype, memory_dtype, rule):
     resumed.load_state_dict(saved["opt"])
     train(again, resumed, 5)
     assert_same(snapshot(again, resumed), snapshot(net, opt))
-    assert resumed.param_groups[0]["corrections"] == 10
+    assert resumed.param_groups[0]["progress"][0] == 10
 
 
 @pytest.mark.parametrize(
@@ -455,7 +471,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_whole(place, value):
     net = network()
     opt = RLLC(net.parameters(), EVERYTHING, 0.01, 0.01, weight_decay=0.1, average=9.0, **PLACES[place])
     assert_skips_whole(net, opt, value)
-    assert (opt.param_groups[0]["corrections"], opt.param_groups[0]["averaged"]) == (4, 4)
+    assert (opt.param_groups[0]["progress"][0], opt.param_groups[0]["averaged"]) == (4, 4)
 
 
 class Bad(MemoryRule):

@@ -21,8 +21,11 @@ PLACES = {
     "one by one on the device": {"foreach": False, "capturable": True},
 }
 MEMORIES = {"linear": "M(0.9) + M_2(0.6)", "a rule": union("M(0.9)", Adam())}
+# A rule has one implementation.
+EVERY = [(m, p) for m in MEMORIES for p in PLACES if m == "linear" or p not in ("foreach", "fused")]
 SHAPES = ((4, 3), (5,), (), (2, 2, 2), (0, 3))
 STEP = LawStep(q=0.5, decay=0.25, clip=0.5)
+SEEKING = LawStep(q=1.5, clip=0.5, growth=0.05, smoothing=0.8)
 
 
 def parameters():
@@ -55,13 +58,11 @@ def alone(scope, params, **options):
     return [RLLC([group | {"params": [p]}], **options) for group in whole for p in group["params"]]
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("memory", "place"), EVERY)
+@pytest.mark.parametrize("step", [STEP, SEEKING], ids=["falling", "seeking"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_law_of_its_own_is_an_optimizer_of_its_own(scope, place, memory):
-    if memory == "a rule" and place in ("foreach", "fused"):
-        pytest.skip("a rule has one implementation")
-    options = {"memory": MEMORIES[memory], "lr": 0.05, "law_lr": 0.2, "law_step": STEP} | PLACES[place]
+def test_a_law_of_its_own_is_an_optimizer_of_its_own(scope, step, place, memory):
+    options = {"memory": MEMORIES[memory], "lr": 0.05, "law_lr": 0.2, "law_step": step} | PLACES[place]
     params, others = parameters(), parameters()
     opt, apart = RLLC(groups(params), scope=scope, **options), alone(scope, others, **options)
     for t in range(40):
@@ -72,7 +73,7 @@ def test_a_law_of_its_own_is_an_optimizer_of_its_own(scope, place, memory):
     torch.testing.assert_close(params, others, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(opt.law, torch.stack([one.law for one in apart]), rtol=1e-12, atol=1e-12)
     assert (opt.law[0] - opt.law[1]).abs().max() > 0.01
-    for name in ("faded", "last", "corrections"):
+    for name in ("faded", "last", "progress"):
         theirs = torch.stack([one.param_groups[0][name] for one in apart])
         torch.testing.assert_close(opt.param_groups[0][name], theirs, rtol=1e-12, atol=0)
 
@@ -98,10 +99,10 @@ def test_a_step_is_skipped_for_all_or_for_none(scope, place):
     pull(params, 0), opt.step()
     pull(params, 1)
     params[3].grad[0, 0, 0] = float("nan")
-    before = copy.deepcopy((params, opt.law, opt.param_groups[0]["corrections"]))
+    before = copy.deepcopy((params, opt.law, opt.param_groups[0]["progress"]))
     opt.step()
     assert opt.skipped == 1
-    assert_same((params, opt.law, opt.param_groups[0]["corrections"]), before)
+    assert_same((params, opt.law, opt.param_groups[0]["progress"]), before)
     pull(params, 2), opt.step()
     assert opt.skipped == 1
 
@@ -117,7 +118,7 @@ def test_groups_added_in_mid_training_begin_with_the_first_law(scope, added, pla
     opt.add_param_group({"params": last, "lr": 0.01})
     assert_same(opt.law, torch.cat([law, torch.tensor([first] * added, dtype=torch.float64)]))
     train(net, opt, 4)
-    assert opt.param_groups[0]["corrections"].tolist() == [8] * len(law) + [4] * added
+    assert opt.param_groups[0]["progress"][:, 0].tolist() == [8] * len(law) + [4] * added
     with pytest.raises(ValueError, match="group asks for scope 'all', but one optimizer has one scope, "):
         opt.add_param_group({"params": [nn.Parameter(torch.ones(1))], "scope": "all"})
 
@@ -177,7 +178,7 @@ def test_sums_in_the_backward_pass(scope):
 def test_a_compiled_step_is_one_graph(scope):
     torch._dynamo.reset()
     nets, rates = [network(), network()], [torch.tensor(0.05), torch.tensor(0.02)]
-    opts = [RLLC(net.parameters(), "M(0.9) + M(0)", *rates, scope=scope, law_step=STEP) for net in nets]
+    opts = [RLLC(net.parameters(), "M(0.9) + M(0)", *rates, scope=scope, law_step=SEEKING) for net in nets]
     for net, opt in zip(nets, opts, strict=True):
         train(net, opt, 1)
     counter = CompileCounter()

@@ -31,6 +31,7 @@ import numpy as np
 from rllc.propagator import Propagator
 
 __all__ = [
+    "SEEKING",
     "Cutoff",
     "DiagonalRidge",
     "Frame",
@@ -194,35 +195,65 @@ RelaxedInverse = GramianRidge | Ridge | Cutoff | DiagonalRidge
 
 @dataclass(frozen=True)
 class LawStep:
-    """How a correction x moves the law at step t: L <- L + c2 t^(-decay) |L|^q x, with |x| at most `clip`.
+    """How a correction x moves the law at step t: L <- L + c2 t^(-decay) s (|L|/s)^q x, |x| at most `clip`.
 
     |L| is the Euclidean norm. As it stands it is the paper's additive step. With q > 0 the step is
     relative to the law's own size, homogeneous of degree q: a law that anneals falls like t^(-1/q) and not
     to zero; q = 1.5 is safe, q = 1 collapses where batches are drawn without replacement. decay = 1/2 is
     c2 ~ 1/√t.
 
+    With growth > 0 the law first finds its size s: it grows by the factor e^growth a step while x says
+    that steps should have been longer, until the mean of its part along the law is no more positive. Then
+    s = |L|, and the law learns. Begun small enough, the learning rate need not be known. Without growth
+    s = 1.
+
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
+        growth: >= 0. smoothing: of the exponential mean, in [0, 1); its window 1/(1 - smoothing) is also the
+            least number of steps to grow for.
     """
 
     q: float = 0.0
     decay: float = 0.0
     clip: float = math.inf
+    growth: float = 0.0
+    smoothing: float = 0.95
 
     def __post_init__(self) -> None:
-        check_nonnegative("q", self.q)
-        check_nonnegative("decay", self.decay)
+        for name in ("q", "decay", "growth"):
+            check_nonnegative(name, getattr(self, name))
         if isinstance(self.clip, str) or not self.clip > 0:
             raise ValueError(f"clip must be a number > 0, math.inf for none, got {self.clip!r}")
+        if isinstance(self.smoothing, str) or not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing!r}")
 
-    def taken(self, xp: ModuleType, law: Array, rate: Any, x: Array, t: Any) -> Array:
-        """(k,) the law after the step, t = 1, 2, ... counting the corrections so far with this one."""
+    def taken(self, xp: ModuleType, law: Array, rate: Any, x: Array, progress: Array) -> tuple[Array, Array]:
+        """The law (k,) after the step, and the progress: t, the mean of x along the law, s once it is found.
+
+        Args:
+            rate: c2; with 0 the law stays, and does not grow either.
+            progress: (3,) zeros before the first step.
+        """
+        t, mean, size = progress[0] + 1, progress[1], progress[2]
+        length = xp.sqrt(xp.sum(law * law))
         if self.clip < math.inf:
-            length = xp.sqrt(xp.sum(x * x))
-            x = x * xp.where(length > self.clip, self.clip / xp.where(length > 0, length, 1.0), 1.0)
-        if self.q:
-            x = x * xp.sqrt(xp.sum(law * law)) ** self.q
-        return law + (rate * t**-self.decay if self.decay else rate) * x
+            x_length = xp.sqrt(xp.sum(x * x))
+            x = x * xp.where(x_length > self.clip, self.clip / xp.where(x_length > 0, x_length, 1.0), 1.0)
+        if not self.growth:
+            return law + self._rate(rate, t) * (x * length**self.q if self.q else x), xp.stack(
+                [t, mean, size]
+            )
+        along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
+        mean = self.smoothing * mean + (1 - self.smoothing) * along
+        ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
+        size = xp.where(ripe, length, size)
+        s = xp.where(size > 0, size, 1.0)
+        grown = law * (1 + math.expm1(self.growth) * (rate > 0))
+        learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
+        return xp.where(size > 0, learned, grown), xp.stack([t, mean, size])
+
+    def _rate(self, rate: Any, t: Any) -> Any:
+        return rate * t**-self.decay if self.decay else rate
 
 
 def correction(
@@ -347,3 +378,7 @@ def _ridge(xp: ModuleType, sums: Sums, trace: Array, amount: Array, rounding: fl
     amount = xp.where(amount > least, amount, least)
     amount = xp.where(amount > 0, amount, 1.0)  # zero memory: v is zero, and so will x be
     return xp.linalg.solve(W + amount * xp.eye(W.shape[0], dtype=W.dtype), sums.v)
+
+
+# Begun at c1 L_0 = 1e-5 and with c2 = 0.04: of RLLC-AdamW (docs/method.md says how it was chosen).
+SEEKING = LawStep(q=1.5, decay=0.5, clip=1.0, growth=0.1)

@@ -28,6 +28,7 @@ __all__ = [
     "gramian_ridge",
     "guarded",
     "ridge",
+    "seeking",
 ]
 
 Array = NDArray[np.float64]
@@ -100,6 +101,26 @@ def general(
 def additive(c2: float) -> LawUpdate:
     """L + c2 M⁺g: the paper's."""
     return lambda L, x, t: L + c2 * x
+
+
+def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
+    """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
+
+    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found and |x| at most clip. For one process: it remembers.
+    """
+    mean, s = 0.0, 0.0
+
+    def update(L: Array, x: Array, t: int) -> Array:
+        nonlocal mean, s
+        x = x * min(1.0, clip / np.linalg.norm(x)) if x.any() else x
+        mean = smoothing * mean + (1 - smoothing) * float(L @ x) / np.linalg.norm(L)
+        if s == 0 and mean <= 0 and t > 1 / (1 - smoothing):
+            s = np.linalg.norm(L)
+        if s == 0:
+            return L * np.exp(growth)
+        return L + c2 * t**-decay * s * (np.linalg.norm(L) / s) ** q * x
+
+    return update
 
 
 def cutoff(rcond: float) -> RelaxedInverse:

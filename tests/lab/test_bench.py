@@ -10,7 +10,7 @@ from rich.console import Console
 
 from rllc.lab import contenders
 from rllc.lab.bench import Bench, main, tables
-from rllc.lab.contenders import BASELINES, IMPLEMENTATIONS, LISTS, words
+from rllc.lab.contenders import BASELINES, IMPLEMENTATIONS, LISTS, WITH_A_LAW, words
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence.timings import ALONE, STEP
 from rllc.lab.rounds import Contender, Effort, race, spread
@@ -40,7 +40,8 @@ def test_every_optimizer_is_timed_once_in_every_implementation(done, what):
     text, saved = done
     found = rows(saved, what)
     absent = [line.split(" is left out")[0] for line in text.splitlines() if " is left out" in line]
-    wanted = {*BASELINES, *((memory, how) for memory in MEMORIES for how in IMPLEMENTATIONS)}
+    memories = ((memory, how) for memory in MEMORIES for how in IMPLEMENTATIONS)
+    wanted = {*BASELINES, *WITH_A_LAW, *memories}
     assert set(found) == {kind for kind in wanted if " ".join(kind) not in absent}
     assert len(saved["timings"]) == 3 * len(found)
     for row in found.values():
@@ -55,6 +56,7 @@ def test_every_optimizer_is_timed_once_in_every_implementation(done, what):
 def test_bytes_of_state_are_those_of_the_units(done):
     found = rows(done[1], ("flat", ALONE))
     units = {"AdamW": 2, "SGD, momentum": 1, "M(0.9)": 1, "M(0.9) + M(0.0)": 2}
+    units |= {"RLLCAdamW": 3, "RLLCAdamW, no average": 2}
     for (optimizer, _), row in found.items():
         assert row["state_bytes"] == pytest.approx(4 * units[optimizer], rel=1e-3)
 
@@ -93,6 +95,8 @@ def test_the_record_says_with_what(done):
     [
         ("AdamW", 7),
         ("SGD, momentum", 5),
+        ("RLLCAdamW", 13),  # AdamW's, and m, v, g for the sums; θ, and θ̄ twice
+        ("RLLCAdamW, no average", 10),
         ("M(0.9)", 7),
         ("M(0.9) + M(0)", 9),  # the gradient is not read twice
         ("M_2(0)", 9),  # the second unit is nobody's source

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +40,7 @@ from rllc.lab.optimizers import (
 )
 from rllc.lab.tasks import tensors
 from rllc.lab.training import canonical, cell_of, train
+from rllc.law import LawStep
 
 USUAL = [trials(name, Rates())[2] for name in ADAPTIVE]
 GRADS = [[1.0, -2.0, 0.5], [0.5, 1.0, 0.0], [-1.0, 0.25, 2.0], [2.0, 2.0, -1.0], [0.1, 1.0, 1.0]]
@@ -75,7 +77,7 @@ def test_names_and_grids():
         assert paper_trials(name) == tried and len(set(tried)) == 5
         rates = [rates_of(setting)[0] for setting in tried]
         assert rates == sorted(rates) and rates[-1] / rates[0] == pytest.approx(100)
-    assert rates_of(RllcAdamW()) == (3e-3, 1.6e-3) and rates_of(AdamHD(1e-3)) == (1e-3, 1e-7)
+    assert rates_of(RllcAdamW()) == (1e-3, 0.04) and rates_of(AdamHD(1e-3)) == (1e-3, 1e-7)
     assert RllcAdamW() in trials("RLLC-AdamW", Rates())
 
 
@@ -198,13 +200,13 @@ def losses(points):
 
 
 def test_rllc_adamw_without_law_and_average_is_adam():
-    ours, plain = points(RllcAdamW(law_lr=0.0, average=None)), points(Adam(3e-3))
+    ours, plain = points(RllcAdamW(3e-3, law=1.0, law_lr=0.0, average=None)), points(Adam(3e-3))
     np.testing.assert_allclose(losses(ours), losses(plain), rtol=1e-5)
     assert ours[-1].law == (1.0,) and plain[-1].law == ()
 
 
 def test_rllc_adamw_with_the_average_only_is_the_control():
-    ours, control = points(RllcAdamW(law_lr=0.0)), points(Averaged(Adam(3e-3), Polynomial(9)))
+    ours, control = points(RllcAdamW(3e-3, law=1.0, law_lr=0.0)), points(Averaged(Adam(3e-3), Polynomial(9)))
     np.testing.assert_allclose(losses(ours), losses(control), rtol=1e-5)
 
 
@@ -213,18 +215,28 @@ def test_rllc_adamw_is_measured_at_its_average_and_trains_as_if_it_had_not_been(
     assert [point.train_loss for point in averaged] == [point.train_loss for point in last]
     assert [point.law for point in averaged] == [point.law for point in last]
     assert averaged[0][:-1] == last[0][:-1] and averaged[-1].valid_loss != last[-1].valid_loss
-    assert averaged[0].law == (1.0,) != averaged[-1].law
+    assert averaged[0].law == (0.01,) != averaged[-1].law
 
 
 def test_rllc_adamw_is_built_with_all_its_settings():
     setting = RllcAdamW(
-        0.01, 0.02, q=2.0, decay=0.5, clip=None, average=3.0, law=0.5, betas=(0.8, 0.9), eps=1e-6
+        0.01,
+        0.02,
+        q=2.0,
+        decay=0.7,
+        clip=None,
+        growth=0.2,
+        smoothing=0.9,
+        average=3.0,
+        law=0.5,
+        betas=(0.8, 0.9),
+        eps=1e-6,
     )
     built = method(setting, torch.nn.BatchNorm1d(3), 10).optimizer
     group = built.param_groups[0]
     assert (group["lr"], group["law_lr"], group["betas"], group["eps"]) == (0.01, 0.02, (0.8, 0.9), 1e-6)
     assert built.law.tolist() == [0.5] and group["average"] == 3.0 and len(group["buffers"]) == 2
     step = built._rule.step
-    assert (step.q, step.decay, step.clip) == (2.0, 0.5, float("inf"))
+    assert step == LawStep(2.0, 0.7, math.inf, 0.2, 0.9)
     run = training._start(cell(RllcAdamW()), tensors(DIGITS, "cpu"))
-    assert run.law() == (1.0,)
+    assert run.law() == (0.01,)

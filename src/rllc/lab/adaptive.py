@@ -17,6 +17,7 @@ from typing import NamedTuple
 from rllc.lab.errors import Refused
 from rllc.lab.optimizers import (
     AROUND_ADAM,
+    AROUND_FREE,
     AROUND_ONE,
     AROUND_RLLC,
     RLLC_ADAMW,
@@ -88,13 +89,14 @@ def _ours(name: str) -> Contender:
 COSINE = "Adam + cosine"
 CONTROL = "Adam 0.003, polynomial average"
 CONTENDERS = (
-    *map(_ours, (RLLC_ADAMW, *(f"{RLLC_ADAMW}, {part}" for part in ("law only", "average only", "neither")))),
-    Contender(CONTROL, "Adam, polynomial average", AROUND_RLLC, fixed=3e-3),
+    *map(_ours, (RLLC_ADAMW, *(f"{RLLC_ADAMW}, {part}" for part in ("law only", "search only")))),
+    Contender(CONTROL, "Adam, polynomial average", AROUND_ADAM, fixed=3e-3),
+    Contender("Adam 0.003", "Adam", AROUND_ADAM, fixed=3e-3),
     _tuned("momentum SGD", (0.003, 0.01, 0.03, 0.1, 0.3)),
     _tuned("Adam", AROUND_ADAM),
     _tuned(COSINE, AROUND_ADAM),
     _tuned("Adam, polynomial average", AROUND_ADAM),
-    _tuned("schedule-free AdamW", AROUND_RLLC),
+    _tuned("schedule-free AdamW", AROUND_FREE),
     _tuned("Prodigy", AROUND_ONE),
     _tuned("D-Adaptation Adam", AROUND_ONE),
     _tuned("Mechanic Adam", AROUND_ONE),

@@ -24,7 +24,7 @@ from rllc.lab import networks
 from rllc.lab.evidence.timings import ALONE, STEP, Spread
 from rllc.lab.rounds import Contender, Effort, race, spread
 from rllc.notation import parse
-from rllc.torch import RLLC
+from rllc.torch import RLLC, RLLCAdamW
 
 __all__ = ["IMPLEMENTATIONS", "LISTS", "REFERENCE", "Setting", "Timing", "measure", "words"]
 
@@ -50,7 +50,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
 class Kind(NamedTuple):
     """An optimizer and how it is implemented."""
 
-    optimizer: str  # "AdamW", "SGD, momentum", or a memory
+    optimizer: str  # "AdamW", "SGD, momentum", one of RLLCAdamW, or a memory
     implementation: str
 
     def __str__(self) -> str:
@@ -64,6 +64,10 @@ BASELINES = (
     Kind("SGD, momentum", "fused"),
     Kind("SGD, momentum", "foreach"),
 )
+
+
+AVERAGED, LAST = "RLLCAdamW", "RLLCAdamW, no average"
+WITH_A_LAW = tuple(Kind(name, how) for name in (AVERAGED, LAST) for how in ("fastest", "fused", "foreach"))
 
 
 class Setting(NamedTuple):
@@ -133,13 +137,17 @@ LISTS: dict[str, Callable[[bool], Shapes]] = {
 
 
 def build(kind: Kind, params: Iterable[Tensor], dtype: torch.dtype) -> torch.optim.Optimizer:
-    """torch's own AdamW or SGD, or RLLC with that memory, its units of this dtype."""
+    """torch's own AdamW or SGD, RLLCAdamW, or RLLC with that memory, its units of this dtype."""
     flags: dict[str, Any] = {name: name == kind.implementation for name in ("foreach", "fused")}
     match kind.optimizer:
         case "AdamW":
             return torch.optim.AdamW(params, lr=LR, **flags)
         case "SGD, momentum":
             return torch.optim.SGD(params, lr=LR, momentum=0.9, **flags)
+        case "RLLCAdamW" | "RLLCAdamW, no average":
+            flags = flags if kind.implementation in flags else {}
+            average = 9.0 if kind.optimizer == AVERAGED else None
+            return RLLCAdamW(params, lr=LR, law_lr=LAW_LR, average=average, **flags)
         case memory:
             flags = IMPLEMENTATIONS[kind.implementation]
             return RLLC(params, memory, lr=LR, law_lr=LAW_LR, memory_dtype=dtype, **flags)
@@ -149,10 +157,12 @@ def words(optimizer: str) -> int:
     """Numbers a parameter that a step reads and writes at least.
 
     RLLC reads M and g for the sums, then M, g and θ, and writes M and θ: 3k + 4. A unit that feeds nothing,
-    M(0), is only the gradient next to be: the second pass need not read it.
+    M(0), is only the gradient next to be: the second pass need not read it. RLLCAdamW reads m, v and g for
+    its sums, and for the average θ once more, with which it reads and writes θ̄.
     """
-    if optimizer in ("AdamW", "SGD, momentum"):
-        return 7 if optimizer == "AdamW" else 5
+    known = {"AdamW": 7, "SGD, momentum": 5, AVERAGED: 13, LAST: 10}
+    if optimizer in known:
+        return known[optimizer]
     p = parse(optimizer)
     return 3 * p.k + 4 - int((p.B == 0).all(axis=1).sum())
 
@@ -175,7 +185,9 @@ def offered(memory: str, setting: Setting) -> Iterator[Kind]:
 
 def measure(name: str, memories: Sequence[str], setting: Setting) -> list[Timing]:
     """The list's Timings. Memories race one after another, each beside fused AdamW, to bound what is held."""
-    teams = [BASELINES] + [(REFERENCE, *offered(memory, setting)) for memory in memories]
+    teams = [BASELINES, (REFERENCE, *WITH_A_LAW)] + [
+        (REFERENCE, *offered(memory, setting)) for memory in memories
+    ]
     places = (_alone, _training) if name in networks.NETWORKS else (_alone,)
     return [
         timing

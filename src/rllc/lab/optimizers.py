@@ -112,13 +112,15 @@ class Rllc:
 class RllcAdamW:
     """rllc.torch.RLLCAdamW, RLLC around Adam measured at its average, if it has one; no clip is None."""
 
-    lr: float = 3e-3
-    law_lr: float = 1.6e-3
+    lr: float = 1e-3
+    law_lr: float = 0.04
     q: float = 1.5
-    decay: float = 0.0
+    decay: float = 0.5
     clip: float | None = 1.0
+    growth: float = 0.1
+    smoothing: float = 0.95
     average: float | None = 9.0
-    law: float = 1.0
+    law: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -130,7 +132,13 @@ class RllcAdamW:
             betas=self.betas,
             eps=self.eps,
             law=self.law,
-            law_step=LawStep(self.q, self.decay, math.inf if self.clip is None else self.clip),
+            law_step=LawStep(
+                self.q,
+                self.decay,
+                math.inf if self.clip is None else self.clip,
+                self.growth,
+                self.smoothing,
+            ),
             average=self.average,
             buffers=net.buffers(),
         )
@@ -266,14 +274,15 @@ ONE_RATE: dict[str, tuple[Make, tuple[float, ...]]] = {
 # Peers and RLLC-AdamW have five rates over two decades around what is usual, and no part in the paper's
 # studies. Where the rate multiplies what the optimizer finds itself, 1 is usual.
 AROUND_ADAM = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-AROUND_RLLC = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+AROUND_RLLC = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+NOTHING = 1e-30  # a law that grows, as its rate is not 0, and then stays
+AROUND_FREE = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 AROUND_ONE = (0.1, 0.3, 1.0, 3.0, 10.0)
 RLLC_ADAMW = "RLLC-AdamW"
 ADAPTIVE: dict[str, tuple[Make, tuple[float, ...]]] = {
     RLLC_ADAMW: (RllcAdamW, AROUND_RLLC),
     f"{RLLC_ADAMW}, law only": (lambda lr: RllcAdamW(lr, average=None), AROUND_RLLC),
-    f"{RLLC_ADAMW}, average only": (lambda lr: RllcAdamW(lr, law_lr=0.0), AROUND_RLLC),
-    f"{RLLC_ADAMW}, neither": (lambda lr: RllcAdamW(lr, law_lr=0.0, average=None), AROUND_RLLC),
+    f"{RLLC_ADAMW}, search only": (lambda lr: RllcAdamW(lr, law_lr=NOTHING), AROUND_RLLC),
     "Prodigy": (Prodigy, AROUND_ONE),
     "D-Adaptation Adam": (DAdaptation, AROUND_ONE),
     "Mechanic Adam": (Mechanic, AROUND_ONE),
@@ -388,14 +397,9 @@ def name_of(setting: Setting) -> str:
 
 
 def _name_of_ours(setting: RllcAdamW) -> str:
-    match setting.law_lr > 0, setting.average is not None:
-        case True, True:
-            return RLLC_ADAMW
-        case True, False:
-            return f"{RLLC_ADAMW}, law only"
-        case False, True:
-            return f"{RLLC_ADAMW}, average only"
-    return f"{RLLC_ADAMW}, neither"
+    if setting.average is None:
+        return f"{RLLC_ADAMW}, law only"
+    return RLLC_ADAMW if setting.law_lr > NOTHING else f"{RLLC_ADAMW}, search only"
 
 
 def rates_of(setting: Setting) -> tuple[float, float | None]:

@@ -42,7 +42,7 @@ class Compare:
     + cosine", "momentum sgd + cosine", "adam, ema", "momentum sgd, ema", "adam, polynomial average",
     "momentum sgd, polynomial average", "schedule-free adamw", "hypergradient sgd", "hypergradient adam",
     "prodigy", "d-adaptation adam", "mechanic adam", "ademamix", "muon" and "rllc-adamw", that also with
-    ", law only", ", average only" or ", neither"."""
+    ", law only" or ", search only"."""
 
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """Runs for each optimizer: seeds 0, 1, ... Rates are chosen on seed 0."""

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from rllc.law import LawStep
+from rllc.law import SEEKING, LawStep
 from rllc.memory import Adam
 from rllc.optax.average import polynomial_average
 from rllc.optax.leaves import kept
@@ -18,18 +19,16 @@ from rllc.optax.transform import rllc
 
 __all__ = ["rllc_adamw"]
 
-RELATIVE = LawStep(q=1.5, clip=1.0)
-
 
 def rllc_adamw(
-    learning_rate: Rate = 3e-3,
-    law_learning_rate: Rate = 1.6e-3,
+    learning_rate: Rate = 1e-3,
+    law_learning_rate: Rate = 0.04,
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.999,
     eps: float | jax.Array = 1e-8,
     weight_decay: float | jax.Array = 0.0,
-    law: float | jax.Array = 1.0,
-    law_step: LawStep = RELATIVE,
+    law: float | jax.Array = 0.01,
+    law_step: LawStep = SEEKING,
     average: float | jax.Array | None = 9.0,
     axis_name: str | tuple[str, ...] = (),
     scope: Scope = "all",
@@ -45,7 +44,8 @@ def rllc_adamw(
         law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
         b1, b2, eps: Adam's.
         weight_decay: w, decoupled and multiplied by c1 as in optax.adamw, but not by L.
-        law: L_0. law_step: how a correction moves L.
+        law: L_0. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
+        law_step: how a correction moves L; by default it grows until steps are long enough, then anneals.
         average: the power of `polynomial_average`, or None for no average. A skipped step is not averaged.
         axis_name, scope: as in `rllc`.
 
@@ -56,7 +56,8 @@ def rllc_adamw(
         Adam(b1, b2, eps),  # type: ignore[arg-type]  # traced numbers will do
         learning_rate,
         law_learning_rate,
-        law=jnp.atleast_1d(jnp.asarray(law)),
+        # NumPy keeps float64 whatever JAX is set to when the transformation is made.
+        law=jnp.atleast_1d(law) if isinstance(law, jax.Array) else np.atleast_1d(law),
         weight_decay=weight_decay,
         axis_name=axis_name,
         law_step=law_step,

@@ -33,12 +33,13 @@ __all__ = ["ScaleByRLLCState", "transformation"]
 class ScaleByRLLCState(NamedTuple):
     """State of `scale_by_rllc` with linear memory; k is the number of memory units.
 
-    With a scope other than "all", law and faded have a leading axis: a row for each law.
+    With a scope other than "all", law, progress and faded have a leading axis: a row for each law.
     """
 
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
+    progress: jax.Array  # (3,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
     faded: jax.Array  # (k, k) like law: Bˢ, s zero gradients since the last other one (`rllc.law.fade`)
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
 
@@ -58,6 +59,7 @@ def _init(propagator: Propagator, settings: Settings, law: Any, params: optax.Pa
         count=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         law=start,
+        progress=jnp.zeros((*start.shape[:-1], 3), start.dtype),
         faded=jnp.broadcast_to(jnp.eye(k, dtype=start.dtype), (*start.shape[:-1], k, k)),
         memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(k)),
     )
@@ -77,7 +79,7 @@ def _update(
     laws = spread(settings.scope, state.law, g)
     largest = tops([real_leaves(tree) for tree in (*state.memory, g)], settings.axes)
     sums = _sums(state.memory, g, largest, frame.basis, laws, settings.axes)
-    L = next_law(
+    L, progress = next_law(
         settings, laws, state, _correction(frame, settings, laws, sums, state.faded, machine_epsilon(g))
     )
     good = jnp.isfinite(L).all() & _memory_fits(propagator, largest, state.memory[0])
@@ -87,6 +89,7 @@ def _update(
         count=optax.safe_increment(state.count),
         skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         law=kept(good, L, state.law),
+        progress=kept(good, progress, state.progress),
         faded=kept(good, _faded(propagator, laws, state.faded, sums), state.faded),
         memory=jax.tree.map(lambda new, old: kept(good, new, old), M, state.memory),
     )

@@ -40,16 +40,17 @@ def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
     return first_laws(settings.scope, jnp.asarray(law, law_dtype()), params)
 
 
-def next_law(settings: Settings, laws: Spread, state: Any, x: jax.Array) -> jax.Array:
-    """L after the correction x, at the step t = 1, 2, ... of those that were taken."""
+def next_law(settings: Settings, laws: Spread, state: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """L after the correction x, and the progress of its steps."""
     rate = settings.law_learning_rate
     c2 = rate(state.count) if callable(rate) else rate
-    t = (state.count - state.skipped + 1).astype(state.law.dtype)
+    dtype = state.law.dtype
 
-    def taken(law: jax.Array, x: jax.Array) -> jax.Array:
-        return settings.law_step.taken(jnp, law, c2, x, t)
+    def taken(law: jax.Array, x: jax.Array, progress: jax.Array) -> tuple[jax.Array, jax.Array]:
+        law, progress = settings.law_step.taken(jnp, law, c2, x, progress)
+        return law.astype(dtype), progress.astype(dtype)
 
-    return each(laws, taken, state.law, x).astype(state.law.dtype)
+    return each(laws, taken, state.law, x, state.progress)
 
 
 def uphill(

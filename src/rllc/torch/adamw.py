@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from rllc.law import LawStep
+from rllc.law import SEEKING, LawStep
 from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, shards
 from rllc.torch.adamw_passes import Share
@@ -27,7 +27,6 @@ Array = NDArray[np.float64]
 MEMORY = "RLLCAdamW"
 STATE = ["step", "exp_avg", "exp_avg_sq"]
 EPS = 1e-3  # of the relaxed inverse
-FUSED = ("cpu", "cuda")  # where torch's fused AdamW is the fastest there is
 
 
 class RLLCAdamW(Averaging):
@@ -42,8 +41,8 @@ class RLLCAdamW(Averaging):
     law spans all groups; lr, betas, eps, weight_decay and maximize may differ between them.
 
     The average θ̄ is what to evaluate: `opt.eval()` puts it into the parameters, `opt.train()` takes it out
-    again, `with opt.averaged():` does both (`rllc.torch.averaging`). With law_lr = 0, law = 1 and
-    average=None it is torch.optim.AdamW to the bit.
+    again, `with opt.averaged():` does both (`rllc.torch.averaging`). With law_lr = 0 and law = 1 it is
+    torch.optim.AdamW, to the bit if fused or foreach says which.
 
     A parameter whose `.grad` is None sits the step out, as in torch.optim. A step with a gradient that is not
     finite anywhere, or whose square would overflow, is skipped whole and counted. Parameters may be in shards
@@ -59,11 +58,12 @@ class RLLCAdamW(Averaging):
         law_lr: c2 >= 0, likewise, of the whole optimizer; later `param_groups[0]["law_lr"]`.
         betas, eps: AdamW's; eps > 0.
         weight_decay: w >= 0, decoupled: multiplied by lr, not by the law.
-        law: L_0, one number.
-        law_step: how x moves the law; relative by default, with q = 1.5 and |x| <= 1.
+        law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
+        law_step: how x moves the law; by default it grows until steps are long enough, then anneals.
         average: the power of the average of the weights, None for none.
         buffers: batch-norm statistics, to be averaged along: `net.buffers()`.
-        foreach, fused: torch's; None takes fused on a CPU or GPU.
+        foreach, fused: torch's own AdamW so implemented; None for both takes the fastest there is: kernels
+            that make the average too on a CPU with numba (`pip install "rllc[fast]"`), else torch's fused.
         maximize: follow the gradient uphill.
 
     Raises:
@@ -77,14 +77,14 @@ class RLLCAdamW(Averaging):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 3e-3,
-        law_lr: float | Tensor = 1.6e-3,
+        lr: float | Tensor = 1e-3,
+        law_lr: float | Tensor = 0.04,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float | Tensor = 0.0,
         *,
-        law: ArrayLike | Tensor = 1.0,
-        law_step: LawStep = LawStep(q=1.5, clip=1.0),  # noqa: B008  (frozen)
+        law: ArrayLike | Tensor = 0.01,
+        law_step: LawStep = SEEKING,
         average: float | None = 9.0,
         buffers: Iterable[Tensor] = (),
         foreach: bool | None = None,
@@ -127,7 +127,8 @@ class RLLCAdamW(Averaging):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if group["fused"] is None and group["foreach"] is None:
-            group["fused"] = all(p.device.type in FUSED for p in group["params"]) or None
+            # Where it keeps the count of steps, must be known from the start.
+            group["fused"] = all(p.device.type == "cuda" for p in group["params"]) or None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -140,19 +141,20 @@ class RLLCAdamW(Averaging):
         params = one_unit.params_of(self)
         one_unit.check_ready(p.grad for p in params if p.grad is not None)
         self._spread = one_unit.whereabouts(params, self._spread)
-        shares = list(self._shares())
-        sums, anyone = one_unit.everywhere(self._spread, self._sums(shares), bool(shares))
+        shares = self._shares()
+        sums, anyone = one_unit.everywhere(self._spread, _sums(shares), bool(shares))
         if not anyone:
             return loss
         keeper, alone = self.param_groups[0], self._spread is None
-        law = one_unit.learn(self._rule, keeper, sums, params)
-        if law is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
+        learned = one_unit.learn(self._rule, keeper, sums, params)
+        if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
             keeper["skipped"] += 1
             return loss
-        for share in shares:
-            adamw_passes.advance(share, law)
-        one_unit.taken(keeper, law, sums)
-        self._step_average()
+        weight = self._next_weight()
+        done = [share for share in shares if adamw_passes.advance(share, learned.law, weight)]
+        one_unit.taken(keeper, learned)
+        if weight is not None:
+            self._mix(weight, {id(p) for share in done for p in share.part.owners})
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -183,39 +185,43 @@ class RLLCAdamW(Averaging):
 
     # --- The parts of a step ----------------------------------------------------------------------------
 
-    def _shares(self) -> Iterator[Share]:
+    def _shares(self) -> list[Share]:
         """What of each group has a gradient; over several processes by how many have the same."""
+        plans = itertools.chain(self._plans, itertools.repeat(None))
         copies = iter(self._spread.copies) if self._spread else itertools.repeat(1)
+        shares = []
         for group in self.param_groups:
             counted = list(zip(group["params"], copies))  # noqa: B905  (copies are of all groups)
             for count in sorted({own for _, own in counted}):
                 params = [p for p, own in counted if own == count and p.grad is not None]
                 if params:
-                    yield self._share(group, params, count)
+                    shares.append(self._share(group, params, count, next(plans)))
+        self._plans = [share.plan for share in shares]
+        return shares
 
-    def _share(self, group: dict[str, Any], params: list[Tensor], copies: int) -> Share:
+    def _share(self, group: dict[str, Any], params: list[Tensor], copies: int, plan: Any) -> Share:
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
             if "step" not in state:
                 state |= _nothing_yet(p, group)
                 self._begin_average(p, state)
-        steps, *moments = [[state[name] for state in states] for name in STATE]
-        gradient = [p.grad for p in params if p.grad is not None]
+        names = [*STATE, "average"] if "average" in states[0] else STATE
+        steps, *memory = [[state[name] for state in states] for name in names]
+        owners, gradient = params, [p.grad for p in params if p.grad is not None]
         if self._spread is not None:
             gradient[:] = map(shards.gradient, params, gradient)
-            params, *moments = (list(map(shards.local, unit)) for unit in (params, *moments))
+            params, *memory = (list(map(shards.local, unit)) for unit in (params, *memory))
         if any(p.is_complex() for p in params):
-            params, gradient, *moments = (list(map(real, unit)) for unit in (params, gradient, *moments))
-        part = Part(params, gradient, moments, list(range(len(params))), [0] * len(params))
-        return Share(group, part, steps, copies)
+            params, gradient, *memory = (list(map(real, unit)) for unit in (params, gradient, *memory))
+        numbers = list(range(len(params)))
+        part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)
+        return adamw_passes.share(group, part, steps, copies, plan)
 
-    def _sums(self, shares: Sequence[Share]) -> Array:
-        """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
-        plans = itertools.chain(self._plans, itertools.repeat(None))
-        found = [adamw_passes.sums(share, plan) for share, plan in zip(shares, plans)]  # noqa: B905
-        self._plans = [plan for _, plan in found]
-        own = [sums / share.copies for share, (sums, _) in zip(shares, found, strict=True)]
-        return np.sum(own, axis=0) if own else np.zeros(3)
+
+def _sums(shares: Sequence[Share]) -> Array:
+    """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
+    own = [adamw_passes.sums(share) / share.copies for share in shares]
+    return np.sum(own, axis=0) if own else np.zeros(3)
 
 
 def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

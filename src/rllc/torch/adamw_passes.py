@@ -1,7 +1,8 @@
 """The two passes of RLLCAdamW: the sums that its law wants, and AdamW's step times the law.
 
-The second one is torch's own, with lr L for lr. The first reads m, v and g: a numba kernel on the CPU, where
-numba is and torch's foreach was not asked for; `rllc.torch.foreach` otherwise.
+kernels    numba, on the CPU, where neither foreach nor fused was asked for: everything is read and
+           written once in each pass, the average with the parameters
+torch's    its own AdamW, fused or foreach, with lr L for lr; sums by `rllc.torch.foreach`
 """
 
 from __future__ import annotations
@@ -21,78 +22,57 @@ from torch.optim.adamw import adamw
 from rllc.torch import foreach
 from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 
-__all__ = ["Share", "advance", "fits", "sums"]
+__all__ = ["Share", "advance", "fits", "share", "sums"]
 
 Array = NDArray[np.float64]
 
-# Below this size of the law, weight decay is not folded into AdamW's own, which would divide it by the law.
+# Below this size of the law, weight decay is not folded into torch's, which would divide it by the law.
 LEAST_LAW = 1e-3
 # No dtype holds less than this.
 LEAST_ROOM = torch.finfo(torch.float16).max
+FUSED = ("cpu", "cuda")  # where torch's fused AdamW is the fastest it has
 
 
 class Share(NamedTuple):
     """What of a group has a gradient."""
 
     group: dict[str, Any]
-    part: Part  # its memory is m and v
+    part: Part  # its memory is m, v and, if there is one, the average
     steps: list[Tensor]  # of each parameter so far
     copies: int  # how many processes have the same share
+    scales: Array  # (tensors, 5), see `_scales_at`
+    batches: Any  # the part as the kernels want it, None if they do not take it
+    plan: Any  # for the next step's share
 
 
-# --- First pass -------------------------------------------------------------------------------------------
+def share(group: dict[str, Any], part: Part, steps: list[Tensor], copies: int, plan: Any) -> Share:
+    """With who makes its passes; `plan` is of the last step's."""
+    kernels = _kernels() if _wants_kernels(group, part) else None
+    batches, plan = (None, None) if kernels is None else kernels.prepare(part, plan)
+    return Share(group, part, steps, copies, _scales(group, steps), batches, plan)
 
 
-def sums(share: Share, plan: Any) -> tuple[Array, Any]:
-    """(3,) uᵀm̂, uᵀg and gᵀg with the old m and v, and the plan for the next step's share."""
-    scales = _scales(share)
-    kernels = _kernels() if _wants_kernels(share) else None
-    if kernels is None:
-        found = _sums_by_foreach(share.part, scales)
-    else:
-        found, plan = kernels.sums(share.part, scales, plan, _sums_by_foreach)
-    if share.group["maximize"]:  # m is of -g
-        found[1] = -found[1]
-    return found, plan
+def _scales(group: dict[str, Any], steps: list[Tensor]) -> Array:
+    """(tensors, 5) float64, by each one's count of steps so far."""
+    counts = [t.item() for t in steps] if steps[0].is_cpu else torch.stack(steps).tolist()
+    found = {t: _scales_at(t, group) for t in set(counts)}
+    return np.array([found[t] for t in counts])
 
 
-def _scales(share: Share) -> Array:
-    """(tensors, 3): eps √c₂, √c₂/c₁² and √c₂/c₁ with c = 1 - βᵗ, so that u = (√c₂/c₁) m / (√v + eps √c₂)."""
-    on_host = share.steps[0].device.type == "cpu"
-    counts = [t.item() for t in share.steps] if on_host else torch.stack(share.steps).tolist()
-    of_count = {t: _scales_at(t, share.group) for t in set(counts)}
-    return np.array([of_count[t] for t in counts])
+def _scales_at(t: float, group: dict[str, Any]) -> tuple[float, ...]:
+    """With c = 1 - βᵗ, u = m̂/(√v̂ + eps) is (√c₂/c₁) m/(√v + eps √c₂). Of the old unit eps √c₂, and what
+
+    Σ m²/(√v + eps √c₂) and Σ m g/(√v + eps √c₂) are multiplied by; then eps √c₂ and √c₂/c₁ of the new one.
+    """
+    (b1, b2), eps = group["betas"], group["eps"]
+    old, new = math.sqrt(1 - b2**t), math.sqrt(1 - b2 ** (t + 1))
+    c1 = 1 - b1**t
+    before = (eps * old, old / c1**2, old / c1) if t else (eps, 0.0, 0.0)
+    return (*before, eps * new, new / (1 - b1 ** (t + 1)))
 
 
-def _scales_at(t: float, group: dict[str, Any]) -> tuple[float, float, float]:
-    if not t:
-        return group["eps"], 0.0, 0.0
-    c1, c2 = (1 - beta**t for beta in group["betas"])
-    return group["eps"] * math.sqrt(c2), math.sqrt(c2) / c1**2, math.sqrt(c2) / c1
-
-
-def _sums_by_foreach(part: Part, scales: Array) -> Array:
-    total = np.zeros(3)
-    device = part.params[0].device
-    for piece in pieces(part, foreach.ROOM.get(device.type, foreach.ROOM_ELSEWHERE)):
-        eps, of_metric, of_gradient = scales[piece.numbers].T.tolist()
-        m, v = (_wide(unit) for unit in piece.memory)
-        size = torch._foreach_sqrt(v)
-        torch._foreach_add_(size, eps)
-        unit = torch._foreach_div(m, size)
-        weighted = [list(torch._foreach_mul(unit, factors)) for factors in (of_metric, of_gradient)]
-        found = foreach.gram(piece._replace(memory=[m, *weighted]), np.eye(4)).cpu().numpy()
-        total += found[0, 1], found[2, 3], found[3, 3]
-    return total
-
-
-def _wide(unit: Unit) -> Unit:
-    return [t.to(wide_dtype(t)) for t in unit]
-
-
-def _wants_kernels(share: Share) -> bool:
-    group = share.group
-    return share.part.params[0].device.type == "cpu" and group["fused"] is not False and not group["foreach"]
+def _wants_kernels(group: dict[str, Any], part: Part) -> bool:
+    return part.params[0].is_cpu and group["fused"] is not False and not group["foreach"]
 
 
 @functools.cache
@@ -104,17 +84,75 @@ def _kernels() -> ModuleType | None:
     return kernels_adamw
 
 
+def _of_kernels() -> ModuleType:
+    found = _kernels()
+    assert found is not None
+    return found
+
+
+# --- First pass -------------------------------------------------------------------------------------------
+
+
+def sums(share: Share) -> Array:
+    """(3,) uᵀm̂, uᵀg and gᵀg with the old m and v."""
+    if share.batches is None:
+        found = _sums_by_foreach(share.part, share.scales)
+    else:
+        found = _of_kernels().sums(share.batches, share.scales)
+    if share.group["maximize"]:  # m is of -g
+        found[1] = -found[1]
+    return found
+
+
+def _sums_by_foreach(part: Part, scales: Array) -> Array:
+    device = part.params[0].device
+    total = torch.zeros(3, dtype=torch.float64, device=device)
+    for piece in pieces(part, foreach.ROOM.get(device.type, foreach.ROOM_ELSEWHERE)):
+        eps, of_metric, of_gradient = scales[piece.numbers, :3].T.tolist()
+        m, v, g = (_wide(unit) for unit in (*piece.memory[:2], piece.gradient))
+        size = torch._foreach_sqrt(v)
+        torch._foreach_add_(size, eps)
+        unit = torch._foreach_div(m, size)
+        pairs = (torch._foreach_mul(unit, of_metric), m), (torch._foreach_mul(unit, of_gradient), g), (g, g)
+        total += torch.stack([(_row(x) * _row(y)).sum(dtype=torch.float64) for x, y in pairs])
+    return total.cpu().numpy()
+
+
+def _wide(unit: Unit) -> Unit:
+    return [t.to(wide_dtype(t)) for t in unit]
+
+
+def _row(unit: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in unit])
+
+
 # --- Second pass ------------------------------------------------------------------------------------------
 
 
-def advance(share: Share, law: float) -> None:
-    """m, v and θ <- θ - lr (L u + w θ), by torch's AdamW."""
+def advance(share: Share, law: float, weight: float | None) -> bool:
+    """m, v and θ <- θ - lr (L u + w θ); whether the average was taken, too, with this weight of θ."""
+    group = share.group
+    if share.batches is None or group["fused"] is not None or group["foreach"] is not None:
+        _advance_by_torch(share, law)
+        return False
+    lr, (b1, b2) = float(group["lr"]), group["betas"]
+    keep, sign = 1 - lr * float(group["weight_decay"]), -1.0 if group["maximize"] else 1.0
+    numbers = np.array([lr * law, keep, b2, 1 - b1, 1 - b2, sign, weight or 0.0])
+    _of_kernels().advance(share.batches, share.scales, numbers)
+    torch._foreach_add_(share.steps, 1)
+    return True
+
+
+def _advance_by_torch(share: Share, law: float) -> None:
     group, part = share.group, share.part
     lr, decay = float(group["lr"]), float(group["weight_decay"])
     if decay and abs(law) < LEAST_LAW:
         torch._foreach_mul_(part.params, 1 - lr * decay)
         decay = 0.0
-    (m, v), (b1, b2) = part.memory, group["betas"]
+    (m, v), (b1, b2) = part.memory[:2], group["betas"]
+    fused = group["fused"]
+    if fused is None and group["foreach"] is None:
+        fused = part.params[0].device.type in FUSED
     adamw(
         part.params,
         part.gradient,
@@ -123,7 +161,7 @@ def advance(share: Share, law: float) -> None:
         [],
         share.steps,
         foreach=group["foreach"],
-        fused=group["fused"],
+        fused=fused,
         amsgrad=False,
         beta1=b1,
         beta2=b2,

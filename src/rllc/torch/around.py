@@ -150,12 +150,12 @@ class Around(Averaging):
         sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(params))
         if not anyone:
             return loss
-        law = one_unit.learn(self._rule, keeper, sums, one_unit.params_of(self))
-        if law is None:
+        learned = one_unit.learn(self._rule, keeper, sums, one_unit.params_of(self))
+        if learned is None:
             keeper["skipped"] += 1
             return loss
-        self._follow(units, law)
-        one_unit.taken(keeper, law, sums)
+        self._follow(units, learned.law)
+        one_unit.taken(keeper, learned)
         self._step_average()
         return loss
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -155,24 +155,37 @@ class Averaging(torch.optim.Optimizer):
 
     def _step_average(self, ok: Tensor | None = None) -> None:
         """θ̄ <- θ̄ + (p+1)/(t+p) (θ - θ̄); not if `ok`, 0-d on the device, is False."""
-        weight = self._next_weight(ok)
-        if weight is None:
-            return
-        pairs = [(state["average"], p) for state, p in self._averaged()]
-        averages = [shards.local(average) for average, _ in pairs]
-        _mix(averages, [shards.local(p) for _, p in pairs], weight)
-        _mix(self.param_groups[0]["buffers"], self._buffers, weight)
+        weight = self._next_weight() if ok is None else self._next_weight_on_device(ok)
+        if weight is not None:
+            self._mix(weight)
 
-    def _next_weight(self, ok: Tensor | None = None) -> float | Tensor | None:
-        """(p+1)/(t+p) of the step that was just taken, which is counted; None where there is no average."""
+    def _next_weight(self) -> float | None:
+        """(p+1)/(t+p) of a step that is taken, which is counted; None where there is no average."""
         keeper = self.param_groups[0]
         power = _power(keeper)
         if power is None:
             return None
-        keeper["averaged"] += 1 if ok is None else ok
-        if ok is None:
-            return (power + 1) / (int(keeper["averaged"]) + power)
+        keeper["averaged"] += 1
+        return (power + 1) / (keeper["averaged"] + power)
+
+    def _next_weight_on_device(self, ok: Tensor) -> Tensor | None:
+        """The same, float64; zero and not counted if not `ok`."""
+        keeper = self.param_groups[0]
+        power = _power(keeper)
+        if power is None:
+            return None
+        if not isinstance(keeper["averaged"], Tensor):
+            keeper["averaged"] = torch.tensor(keeper["averaged"], device=ok.device)
+        keeper["averaged"] += ok
         return torch.where(ok, (power + 1) / (keeper["averaged"].double() + power), 0.0)
+
+    def _mix(self, weight: float | Tensor, done: Collection[int] = ()) -> None:
+        """θ̄ += weight (θ - θ̄), except of the parameters that are `done`, by their id."""
+        some = len(done) < sum(len(group["params"]) for group in self.param_groups)
+        pairs = [(s["average"], p) for s, p in self._averaged() if id(p) not in done] if some else []
+        averages = [shards.local(average) for average, _ in pairs]
+        _mix(averages, [shards.local(p) for _, p in pairs], weight)
+        _mix(self.param_groups[0]["buffers"], self._buffers, weight)
 
     # --- Within ---------------------------------------------------------------------------------------
 
@@ -198,7 +211,7 @@ class Averaging(torch.optim.Optimizer):
             # With the first weight, 1, it does not matter where they start.
             for p, state in self.state.items():
                 self._begin_average(p, state)
-        keeper["averaged"] = torch.tensor(int(keeper["averaged"]))
+        keeper["averaged"] = int(keeper["averaged"])
         for name in ("buffers", "training_buffers"):
             if name in keeper:
                 pairs = zip(keeper[name], self._buffers, strict=True)
@@ -217,7 +230,7 @@ def _books(power: float, buffers: Sequence[Tensor]) -> dict[str, Any]:
     """Of an average that has seen nothing yet: its first weight is 1."""
     return {
         "average": power,
-        "averaged": torch.tensor(0),
+        "averaged": 0,  # on the device a tensor
         "buffers": [b.detach().clone().to(wide_dtype(b)) for b in buffers],
         "evaluating": False,
     }

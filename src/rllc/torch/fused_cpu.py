@@ -29,7 +29,7 @@ from rllc.torch.kernels_cpu import advance_chunks, gram_chunks
 from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
 
-__all__ = ["advance", "gram", "prepare"]
+__all__ = ["advance", "gram", "prepare", "spread"]
 
 CHUNK = 1 << 14  # entries of one sum
 SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
@@ -147,7 +147,7 @@ def _gram(kind: Kind, batch: Batch) -> Array:
     units, gradient, _ = map(_witness, kind)
     sums = np.empty((len(batch.chunks), (k + 1) * (k + 2) // 2))
     witnesses = (*[units] * k, gradient)
-    _spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
+    spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
     return sums.sum(0)[_places(k + 1)]
 
 
@@ -166,7 +166,7 @@ def _advance(kind: Kind, batch: Batch, step: Step) -> None:
     if step.draw is not None:
         keys[:] = [[rounding.key(*step.draw, n, j) for n in part.numbers] for j in range(a.size)]
     witnesses, keep = tuple(map(_witness, kind)), np.asarray(step.keep, dtype)[()]
-    _spread(
+    spread(
         batch,
         lambda lo, hi: advance_chunks(
             batch.table, batch.chunks, lo, hi, witnesses, B, a, weights, keep, keys
@@ -187,7 +187,7 @@ def _chunks(sizes: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def _spread(batch: Batch, work: Callable[[int, int], Any]) -> None:
+def spread(batch: Batch, work: Callable[[int, int], Any]) -> None:
     """Do all chunks, on as many threads as torch has if there is enough to do."""
     count = len(batch.chunks)
     threads = max(1, min(torch.get_num_threads(), count // SHARE))

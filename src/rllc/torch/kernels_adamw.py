@@ -1,43 +1,96 @@
-"""numba kernel of RLLCAdamW's sums: m, v and g are read once, in the tables of `rllc.torch.fused_cpu`."""
+"""numba kernels of RLLCAdamW's two passes, in the tables of `rllc.torch.fused_cpu`.
+
+The rows of a table are m, v and, where there is one, the average; then the gradient and the parameters.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rllc.torch import fused_cpu
 from rllc.torch.fused_cpu import Batch
-from rllc.torch.kernels_cpu import _view
+from rllc.torch.kernels_cpu import view
 from rllc.torch.parts import Part
 
-__all__ = ["sums"]
+__all__ = ["advance", "prepare", "sums"]
 
 Array = NDArray[np.float64]
 
+# As in `rllc.torch.kernels_cpu`. A division by zero gives infinity: to raise an error would cost a branch,
+# and with it the vectors.
+_kernel = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
 
-# Dividing by zero gives infinity: raising an error instead would cost a branch, and with it the vectors.
-@numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
+
+def prepare(part: Part, plan: Any) -> tuple[list[Batch] | None, Any]:
+    """A part as the kernels take it, None if they do not take all of it; and the plan for the next step."""
+    batches, plan = fused_cpu.prepare(part, plan)
+    if all(batch.kind is not None and batch.kind[0] == batch.kind[-1] for batch in batches):
+        return batches, plan
+    return None, None
+
+
+def sums(batches: list[Batch], scales: Array) -> Array:
+    """(3,) uᵀm̂, uᵀg and gᵀg; `scales` as `rllc.torch.adamw_passes` has them, by the parameters' numbers."""
+    total = np.zeros(3)
+    for batch in batches:
+        out = np.empty((len(batch.chunks), 3))
+        _run(_sum_chunks, batch, _own(scales, batch), out)
+        total += out.sum(0)
+    return total
+
+
+def advance(batches: list[Batch], scales: Array, numbers: Array) -> None:
+    """m, v, then θ <- keep θ - rate u, then the average.
+
+    numbers: (7,) rate = lr L, keep = 1 - lr w, β₂, 1-β₁, 1-β₂, the sign of the gradient, and the weight of
+        θ in the average.
+    """
+    for batch in batches:
+        kernel = _average_chunks if len(batch.part.memory) == 3 else _advance_chunks
+        _run(kernel, batch, _own(scales, batch), numbers)
+
+
+def _run(kernel: Callable[..., None], batch: Batch, scales: Array, last: Array) -> None:
+    like = _like(batch.part.params[0].dtype)
+    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, like, scales, last))
+
+
+def _own(scales: Array, batch: Batch) -> Array:
+    return scales if len(scales) == len(batch.part.params) else scales[batch.part.numbers]
+
+
+@functools.cache
+def _like(dtype: torch.dtype) -> np.ndarray:
+    return np.empty(0, fused_cpu.DTYPES[dtype])
+
+
+@_kernel
 def _sum_chunks(
     table: np.ndarray,
     chunks: np.ndarray,
+    like: np.ndarray,
+    scales: np.ndarray,
+    out: np.ndarray,
     lo: int,
     hi: int,
-    witness: np.ndarray,
-    scales: np.ndarray,
-    least: np.ndarray,
-    out: np.ndarray,
 ) -> None:
     """out[c] = uᵀm̂, uᵀg and gᵀg over chunk c, float64; u = m/(√v + eps) up to the scales of a tensor."""
+    real = like.dtype.type
+    of_gradient = table.shape[0] - 2
     for c in range(lo, hi):
         t, start, stop = chunks[c]
-        m = _view(table[0, t], start, stop - start, witness)
-        v = _view(table[1, t], start, stop - start, witness)
-        g = _view(table[2, t], start, stop - start, witness)
-        eps = least[t]
+        m = view(table[0, t], start, stop - start, like)
+        v = view(table[1, t], start, stop - start, like)
+        g = view(table[of_gradient, t], start, stop - start, like)
+        eps = real(scales[t, 0])
         mm = mg = gg = 0.0
         for i in range(stop - start):
             u = m[i] / (np.sqrt(v[i]) + eps)
@@ -47,25 +100,59 @@ def _sum_chunks(
         out[c, 0], out[c, 1], out[c, 2] = scales[t, 1] * mm, scales[t, 2] * mg, gg
 
 
-def sums(
-    part: Part, scales: Array, plan: Any, otherwise: Callable[[Part, Array], Array]
-) -> tuple[Array, Any]:
-    """(3,) uᵀm̂, uᵀg and gᵀg of a part, and the plan for the next step; `otherwise` takes what kernels do not.
+@_kernel
+def _advance_chunks(
+    table: np.ndarray,
+    chunks: np.ndarray,
+    like: np.ndarray,
+    scales: np.ndarray,
+    numbers: np.ndarray,
+    lo: int,
+    hi: int,
+) -> None:
+    real = like.dtype.type
+    keep, b2, c1 = real(numbers[1]), real(numbers[2]), real(numbers[3])
+    c2, sign = real(numbers[4]), real(numbers[5])
+    for c in range(lo, hi):
+        t, start, stop = chunks[c]
+        m = view(table[0, t], start, stop - start, like)
+        v = view(table[1, t], start, stop - start, like)
+        g = view(table[2, t], start, stop - start, like)
+        theta = view(table[3, t], start, stop - start, like)
+        eps, rate = real(scales[t, 3]), real(scales[t, 4] * numbers[0])
+        for i in range(stop - start):
+            new = m[i] + c1 * (sign * g[i] - m[i])
+            square = b2 * v[i] + c2 * g[i] * g[i]
+            m[i], v[i] = new, square
+            theta[i] = keep * theta[i] - rate * new / (np.sqrt(square) + eps)
 
-    scales: (tensors, 3) eps, and the factors of uᵀm̂ and of uᵀg, of the parameters by their numbers.
-    """
-    batches, plan = fused_cpu.prepare(part, plan)
-    total = np.zeros(3)
-    for batch in batches:
-        total += otherwise(batch.part, scales) if batch.kind is None else _sums(batch, scales)
-    return total, plan
 
-
-def _sums(batch: Batch, scales: Array) -> Array:
-    own = scales[batch.part.numbers]
-    witness = np.empty(0, fused_cpu.DTYPES[batch.part.params[0].dtype])
-    least, out = own[:, 0].astype(witness.dtype), np.empty((len(batch.chunks), 3))
-    fused_cpu._spread(
-        batch, lambda lo, hi: _sum_chunks(batch.table, batch.chunks, lo, hi, witness, own, least, out)
-    )
-    return out.sum(0)
+@_kernel
+def _average_chunks(
+    table: np.ndarray,
+    chunks: np.ndarray,
+    like: np.ndarray,
+    scales: np.ndarray,
+    numbers: np.ndarray,
+    lo: int,
+    hi: int,
+) -> None:
+    """The same, and the average in the same loop: apart it would read the parameters again."""
+    real = like.dtype.type
+    keep, b2, c1 = real(numbers[1]), real(numbers[2]), real(numbers[3])
+    c2, sign, weight = real(numbers[4]), real(numbers[5]), real(numbers[6])
+    for c in range(lo, hi):
+        t, start, stop = chunks[c]
+        m = view(table[0, t], start, stop - start, like)
+        v = view(table[1, t], start, stop - start, like)
+        average = view(table[2, t], start, stop - start, like)
+        g = view(table[3, t], start, stop - start, like)
+        theta = view(table[4, t], start, stop - start, like)
+        eps, rate = real(scales[t, 3]), real(scales[t, 4] * numbers[0])
+        for i in range(stop - start):
+            new = m[i] + c1 * (sign * g[i] - m[i])
+            square = b2 * v[i] + c2 * g[i] * g[i]
+            m[i], v[i] = new, square
+            moved = keep * theta[i] - rate * new / (np.sqrt(square) + eps)
+            theta[i] = moved
+            average[i] += weight * (moved - average[i])

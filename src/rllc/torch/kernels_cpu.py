@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BLOCK", "advance_chunks", "gram_chunks"]
+__all__ = ["BLOCK", "advance_chunks", "gram_chunks", "view"]
 
 # Entries of a block: what is written of it in one loop is still in the first-level cache for the next.
 BLOCK = 1024
@@ -54,7 +54,8 @@ _carray: Any = numba.carray  # type: ignore[attr-defined]
 
 
 @kernel
-def _view(address: int, start: int, count: int, witness: np.ndarray) -> np.ndarray:
+def view(address: int, start: int, count: int, witness: np.ndarray) -> np.ndarray:
+    """Entries of a tensor at this address, of the dtype of an empty array `witness`."""
     return _carray(_pointer(np.int64(address + start * witness.itemsize), witness), (count,))
 
 
@@ -82,10 +83,10 @@ def _views(table: np.ndarray, row: int, t: int, start: int, count: int, witnesse
 def _views_typed(table: Any, row: Any, t: Any, start: Any, count: Any, witnesses: Any) -> Any:
     if len(witnesses) == 1:
         return lambda table, row, t, start, count, witnesses: (
-            _view(table[row, t], start, count, witnesses[0]),
+            view(table[row, t], start, count, witnesses[0]),
         )
     return lambda table, row, t, start, count, witnesses: (
-        _view(table[row, t], start, count, witnesses[0]),
+        view(table[row, t], start, count, witnesses[0]),
         *_views(table, row + 1, t, start, count, witnesses[1:]),
     )
 
@@ -245,20 +246,20 @@ def advance_chunks(
         t, first, last = chunks[c]
         for start in range(first, last, BLOCK):
             count = min(BLOCK, last - start)
-            g = _view(table[k, t], start, count, gradient_like)
-            theta = _view(table[k + 1, t], start, count, theta_like)
+            g = view(table[k, t], start, count, gradient_like)
+            theta = view(table[k + 1, t], start, count, theta_like)
             for j in range(k):
                 if needed[j]:
-                    old[j, :count] = _view(table[j, t], start, count, unit_like)
+                    old[j, :count] = view(table[j, t], start, count, unit_like)
             # Last unit first, because in a Jordan block it needs the old one before it.
             for j in range(k - 1, -1, -1):
-                unit = _view(table[j, t], start, count, unit_like)
+                unit = view(table[j, t], start, count, unit_like)
                 kept = keep if j == k - 1 else one
                 if not others[j]:
                     _advance_fed_by_one(unit, B[j, j], g, a[j], theta, kept, weights[j], keys[j, t], start)
                 elif len(others[j]) == 1 and others[j][0] < j and a[j] == 0:
                     i = others[j][0]
-                    source = _view(table[i, t], start, count, unit_like)
+                    source = view(table[i, t], start, count, unit_like)
                     _advance_fed_by_one(
                         unit, B[j, j], source, B[i, j], theta, kept, weights[j], keys[j, t], start
                     )
@@ -270,6 +271,6 @@ def advance_chunks(
                         if i > j:
                             _add(new, B[i, j], old[i, :count])
                         else:
-                            _add(new, B[i, j], _view(table[i, t], start, count, unit_like))
+                            _add(new, B[i, j], view(table[i, t], start, count, unit_like))
                     _add(new, a[j], g)
                     _advance_to(unit, new, theta, kept, weights[j], keys[j, t], start)

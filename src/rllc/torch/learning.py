@@ -33,7 +33,7 @@ class Learned(NamedTuple):
     law: Any  # (k,) L
     faded: Any  # (k, k) Bˢ, as `rllc.law.fade` keeps it
     last: Any  # () |g| of the last gradient that memory has taken in
-    corrections: Any  # () how often the law was corrected
+    progress: Any  # (3,) of the law's step, as `rllc.law.LawStep.taken` keeps it
 
 
 class Constants(NamedTuple):
@@ -147,16 +147,15 @@ def _corrected(
     x = _law.correction(xp, sums, frame, solver.inverse, faded=guard, rounding=rounding)
     if solver.yardsticks is not None:
         x = _law.in_scale(xp, x, sums.W, before.last, solver.yardsticks)
-    t = before.corrections + 1
-    law = solver.step.taken(xp, before.law, rate, x, t)
-    return Learned(law, _law.fade(xp, before.faded, B, sums), xp.sqrt(sums.gg), t)
+    law, progress = solver.step.taken(xp, before.law, rate, x, before.progress)
+    return Learned(law, _law.fade(xp, before.faded, B, sums), xp.sqrt(sums.gg), progress)
 
 
 def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     """How much each share's gradient counts in v, and the rate of what comes of it: times each other, c2."""
-    if step.clip == math.inf:
+    if step.clip == math.inf and not step.growth:
         return rates, 1.0
-    # What is clipped is M⁺g as the share of the largest rate has it.
+    # What is clipped, or says when to stop growing, is M⁺g as the share of the largest rate has it.
     largest = functools.reduce(_larger, rates)
     return [rate / _where(largest > 0, largest, 1.0) for rate in rates], largest
 

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from rllc import law as _law
 from rllc.law import LawStep
-from rllc.torch import saved, shards
+from rllc.torch import early, saved, shards
 from rllc.torch.shards import Spread
 
 __all__ = [
+    "Learned",
     "Rule",
     "books",
     "check_rate",
@@ -37,9 +38,13 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+# No law of a run that can be saved: float32 parameters could not take its step.
+LOST = 1e30
 COARSEST = _law.rounding_of(1, torch.finfo(torch.float32).eps)
 # What LawStep needs of an array namespace, for one number: NumPy takes longer than a small network's step.
-SCALARS: Any = SimpleNamespace(sqrt=math.sqrt, sum=lambda x: x, where=lambda c, a, b: a if c else b)
+SCALARS: Any = SimpleNamespace(
+    sqrt=math.sqrt, sum=lambda x: x, where=lambda c, a, b: a if c else b, stack=tuple
+)
 
 
 class Rule(NamedTuple):
@@ -54,11 +59,19 @@ class Rule(NamedTuple):
     measured: bool = False
 
 
+class Learned(NamedTuple):
+    """What a law comes to; under these names it is in the books."""
+
+    law: float
+    progress: tuple[float, float, float]  # of the law's step, as `rllc.law.LawStep.taken` keeps it
+    last_size: float  # of the last gradient
+
+
 # --- Books: in the first parameter group, so that every way of saving an optimizer carries them -----------
 
 
 def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[str, Any]:
-    """A law (1,) float64, its rate, and counts of steps taken and skipped; `memory` says whose they are.
+    """A law (1,) float64, its rate and progress, and a count of steps skipped; `memory` says whose they are.
 
     Raises:
         ValueError: the law is not one finite number, or the rate is negative or not finite.
@@ -69,9 +82,9 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
         "memory": memory,
         "law": torch.tensor(first, dtype=torch.float64),
         "law_lr": law_lr,
-        "taken": torch.tensor(0),
-        "skipped": torch.tensor(0),
-        "last_size": torch.tensor(0.0, dtype=torch.float64),  # of the last gradient
+        "progress": (0.0, 0.0, 0.0),
+        "last_size": 0.0,
+        "skipped": 0,
     }
 
 
@@ -88,8 +101,9 @@ def checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
         )
     try:
         found = books(memory, group["law"], group["law_lr"])
-        found |= {name: torch.tensor(int(group[name])) for name in ("taken", "skipped")}
-        found["last_size"] = torch.tensor(float(group["last_size"]), dtype=torch.float64)
+        t, mean, size = map(float, group["progress"])
+        found |= {"progress": (t, mean, size), "last_size": float(group["last_size"])}
+        found["skipped"] = int(group["skipped"])
     except KeyError as missing:
         raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
     return found
@@ -112,11 +126,7 @@ def check_ready(grads: Iterable[Tensor]) -> None:
     """
     if torch.compiler.is_compiling():
         raise RuntimeError("this optimizer reads its sums on the host; leave opt.step() out of torch.compile")
-    if torch._C._current_graph_task_id() != -1:
-        raise RuntimeError(
-            "step() was called inside the backward pass (optimizer-in-backward), but the law needs all"
-            " gradients at once; call it after loss.backward()"
-        )
+    early.check_outside()
     if any(g.layout is not torch.strided for g in grads):
         raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
 
@@ -124,25 +134,24 @@ def check_ready(grads: Iterable[Tensor]) -> None:
 # --- The law ----------------------------------------------------------------------------------------------
 
 
-def learn(rule: Rule, keeper: dict[str, Any], sums: Array, params: Iterable[Tensor]) -> float | None:
-    """The law after this gradient, not yet written down; None if it or a sum is not finite."""
+def learn(rule: Rule, keeper: dict[str, Any], sums: Array, params: Iterable[Tensor]) -> Learned | None:
+    """The law after this gradient, not yet written down; None if a sum is not finite, or it is LOST."""
     W, v, gg = sums.tolist()
     if not math.isfinite(W + v + gg):
         return None
     x = v / ((1 + _ridge(rule.eps, params)) * W) if W > 0 else 0.0
     if rule.measured:
-        last = float(keeper["last_size"])
+        last = keeper["last_size"]
         x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
-    law = rule.step.taken(SCALARS, float(keeper["law"]), float(keeper["law_lr"]), x, int(keeper["taken"]) + 1)
-    return law if math.isfinite(law) else None
+    law: Any = float(keeper["law"])
+    law, progress = rule.step.taken(SCALARS, law, float(keeper["law_lr"]), x, keeper["progress"])
+    return Learned(law, progress, math.sqrt(gg)) if abs(law) < LOST else None
 
 
-def taken(keeper: dict[str, Any], law: float, sums: Array) -> None:
-    """Write down a step with this law, after this gradient."""
-    # Through NumPy, which shares the memory: an operation of torch takes as long as all else here.
-    keeper["law"].numpy()[:] = law
-    keeper["taken"].numpy()[...] += 1
-    keeper["last_size"].numpy()[...] = math.sqrt(sums[2])
+def taken(keeper: dict[str, Any], learned: Learned) -> None:
+    """Write down a step with this law."""
+    keeper["law"].fill_(learned.law)
+    keeper |= {"progress": learned.progress, "last_size": learned.last_size}
 
 
 def _ridge(eps: float, params: Iterable[Tensor]) -> float:

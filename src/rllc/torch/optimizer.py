@@ -17,6 +17,7 @@ from rllc.memory import MemoryRule
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 from rllc.torch import early, learning, rules, saved, selection, shards, stepping
+from rllc.torch.around import Around
 from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
@@ -78,7 +79,7 @@ class RLLC(Averaging):
         law_step: how M⁺g moves the law (`rllc.law.LawStep`); the paper's L + c2 M⁺g as it stands. Where the
             law_lr of groups differ, M⁺g is clipped as the group of the largest sees it.
         scope: what one law is for: "all" of the optimizer, each "group" or each "tensor", which has then its
-            own sums, guard and count of corrections. A step is skipped for all or for none.
+            own sums, guard and progress. A step is skipped for all or for none.
         average: of the weights, the t-th counting about as t^average; 9.0 is a good one, None takes none.
             `eval()` puts it into the parameters, `train()` takes it out (`rllc.torch.averaging`).
         buffers: such as those of batch norm, to be averaged along.
@@ -106,6 +107,8 @@ class RLLC(Averaging):
             the backward pass or in evaluation mode, a gradient that changed under `sums_in_backward`, or
             what a memory rule made that is not finite. Nothing has changed then.
     """
+
+    around = Around  # RLLC.around(torch.optim.AdamW(...), law_lr=0.01): of any other optimizer
 
     _home: torch.device  # where the law is corrected,
     _constants: Constants  # with these
@@ -160,8 +163,8 @@ class RLLC(Averaging):
         super().__init__(params, defaults)
         learned = saved.fresh(self.first_law, self._scopes())
         self.param_groups[0] |= saved.books(learned, seed if memory_dtype is torch.bfloat16 else None)
-        self._settle()
         self._open_average(average, buffers)
+        self._settle()
 
     @property
     def _rule(self) -> MemoryRule | None:
@@ -343,7 +346,8 @@ class RLLC(Averaging):
                 self._begin(p, state)
         for unit, name in zip(memory, self._names, strict=True):
             unit += [state[name] for state in states]
-        for names, state in ((saved.hidden_names(state), state) for state in states if self._rule):
+        for state in states if self._rule else ():
+            names = saved.hidden_names(state)
             hidden += [state[name] for name in names]
             counts.append(len(names))
         numbers += taking if self.memory_dtype is not torch.bfloat16 else self._places(group, taking)

@@ -20,7 +20,7 @@ __all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "
 
 def fresh(law: np.ndarray, scopes: tuple[int, ...]) -> Learned:
     """The law L_0 (k,) before its first correction: one for scopes (), n of them stacked for scopes (n,)."""
-    start = Learned(law, np.eye(law.size), np.zeros(()), np.zeros(()))
+    start = Learned(law, np.eye(law.size), np.zeros(()), np.zeros(3))
     return Learned(*(np.broadcast_to(x, scopes + x.shape).copy() for x in start))
 
 
@@ -51,7 +51,7 @@ def checked(
     Raises:
         ValueError: the state is of another memory, scope or optimizer, or its law is damaged.
     """
-    # Version 0.1 had one law, and saved no draws, last gradient or corrections.
+    # Version 0.1 had one law, and saved no draws, last gradient or progress.
     for name, theirs in (("memory", group.get("memory")), ("scope", group.get("scope", "all"))):
         if theirs != ours[name]:
             raise ValueError(

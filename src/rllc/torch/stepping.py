@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,7 +134,7 @@ def on_host(
     # Of what is not finite the gradient's own sums tell whether it is to blame.
     if sound is not None and not sound and np.isfinite(found[:, -1]).all():
         raise RuntimeError(f"{rules.first_fault([share.work for share in shares])}; nothing has changed")
-    laws = Learned(*(x.numpy() for x in _laws(keeper)))
+    laws = _stacked(keeper[name].numpy() for name in Learned._fields)
     learned = {}
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
@@ -173,7 +173,7 @@ def on_device(
 ) -> Tensor:
     """The same, decided where the parameters are, 0-d bool; what rules must not store is skipped too."""
     keeper = shares[0].group
-    laws = _laws(keeper)
+    laws = _stacked(keeper[name] for name in Learned._fields)
     ok = torch.isfinite(found).all() & _fits_on_device(there, shares, found)
     if sound is not None:
         ok = ok & sound
@@ -214,11 +214,11 @@ def on_device(
     return ok
 
 
-def _laws(keeper: dict[str, Any]) -> Learned:
-    """All laws in the books, stacked: views."""
-    k = keeper["law"].shape[-1]
-    shapes = Learned((-1, k), (-1, k, k), (-1,), (-1,))
-    return Learned(*(keeper[name].view(shape) for name, shape in shapes._asdict().items()))
+def _stacked(books: Iterable[Any]) -> Learned:
+    """All laws, or the one there is, as views (scopes, ...)."""
+    law, faded, last, progress = books
+    k = law.shape[-1]
+    return Learned(law.reshape(-1, k), faded.reshape(-1, k, k), last.reshape(-1), progress.reshape(-1, 3))
 
 
 def _of(laws: Learned, scope: int) -> Learned:

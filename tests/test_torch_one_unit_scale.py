@@ -1,0 +1,163 @@
+"""RLLCAdamW and RLLC.around with parameters in shards on two processes, against one; their checkpoints."""
+
+import datetime
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn, optim
+from torch.distributed.checkpoint import state_dict as dsd
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
+
+from rllc.torch import RLLCAdamW
+from rllc.torch.around import Around
+from same import same
+
+STEPS = 30
+# (shape, placement): 5 rows are shards of 3 and 2, the single row is on one process only.
+PLACED = (((5, 3), Shard(0)), ((1, 4), Shard(0)), ((2, 2), Replicate()), ((3,), None))
+OPTIMIZERS = {
+    "kernels": lambda params: RLLCAdamW(params, lr=0.02, law_lr=0.05, weight_decay=0.1),
+    "foreach": lambda params: RLLCAdamW(params, lr=0.02, law_lr=0.05, foreach=True),
+    "around Adam": lambda params: Around(optim.Adam(params, 0.02), 0.05, average=9.0),
+    "around SGD": lambda params: Around(optim.SGD(params, 0.02, 0.9), 0.05, average=9.0),
+    "around Adadelta": lambda params: Around(optim.Adadelta(params, 1.0), 0.05),
+}
+
+
+def made(mesh):
+    generator = torch.Generator().manual_seed(0)
+    params = []
+    for shape, placement in PLACED:
+        tensor = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if mesh and placement:
+            tensor = distribute_tensor(tensor, mesh, [placement])
+        params.append(nn.Parameter(tensor))
+    return params
+
+
+def whole(tensor):
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+def trained(make, mesh=None):
+    """The law after each step and what is left in the end; a NaN in one entry of one shard at step 7."""
+    params = made(mesh)
+    opt, laws = make(params), []
+    for t in range(STEPS):
+        for p in params:
+            p.grad = None if t == 4 and p is params[1] else torch.cos(p.detach() * (t + 1)) + p.detach()
+        if t == 7 and (mesh is None or dist.get_rank() == 1):
+            here = params[0].grad
+            (here.to_local() if mesh else here)[-1, 0] = torch.nan
+        opt.step()
+        laws.append(opt.law)
+    found = {"laws": torch.cat(laws), "skipped": opt.skipped, "end": [whole(p.detach()) for p in params]}
+    if "average" in opt.param_groups[0]:
+        with opt.averaged():
+            found["average"] = [whole(p.detach()) for p in params]
+    return found
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+
+def learn(net, opt, steps, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = torch.randn(8, 4, generator=generator)
+        opt.zero_grad()
+        net(x).square().mean().backward()
+        opt.step()
+
+
+def plain(state):
+    """A state with whole tensors."""
+    if isinstance(state, torch.Tensor):
+        return whole(state.detach())
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    return [plain(value) for value in state] if isinstance(state, list | tuple) else state
+
+
+def resumed(mesh, folder, name, evaluating):
+    """The states of an optimizer that went on and of one that was resumed from what it saved."""
+
+    def fresh():
+        net = fully_shard(network(), mesh=mesh)
+        make = {
+            "adamw": lambda: RLLCAdamW(net.parameters(), lr=0.02, law_lr=0.05, buffers=net.buffers()),
+            "around": lambda: Around(
+                optim.Adam(net.parameters(), 0.02), 0.05, average=9.0, buffers=net.buffers()
+            ),
+        }[name]
+        return net, make()
+
+    net, opt = fresh()
+    learn(net, opt, 6, 1)
+    if evaluating:
+        opt.eval()
+    state = {"net": dsd.get_model_state_dict(net), "opt": dsd.get_optimizer_state_dict(net, opt)}
+    where = f"{folder}/{name}{evaluating}"
+    dcp.save(state, checkpoint_id=where)
+    again, other = fresh()
+    if evaluating:  # whose state has the places for the training weights
+        learn(again, other, 1, 3)
+        other.eval()
+    state = {"net": dsd.get_model_state_dict(again), "opt": dsd.get_optimizer_state_dict(again, other)}
+    dcp.load(state, checkpoint_id=where)
+    dsd.set_model_state_dict(again, state["net"])
+    dsd.set_optimizer_state_dict(again, other, state["opt"])
+    for n, o in ((net, opt), (again, other)):
+        o.train()
+        learn(n, o, 4, 2)
+    return [plain((n.state_dict(), o.state_dict())) for n, o in ((net, opt), (again, other))]
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        store=dist.FileStore(f"{folder}/store", 2),
+        rank=rank,
+        world_size=2,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    mesh = init_device_mesh("cpu", (2,))
+    found = {name: trained(make, mesh) for name, make in OPTIMIZERS.items()}
+    for name in ("adamw", "around"):
+        for evaluating in (False, True):
+            found[name, evaluating] = resumed(mesh, folder, name, evaluating)
+    torch.save(found, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(process, (str(folder),), nprocs=2)
+    return [torch.load(folder / str(rank)) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_shards_are_one_optimizer(done, name):
+    first, second = (found[name] for found in done)
+    same(first, second)
+    alone = trained(OPTIMIZERS[name])
+    assert first["skipped"] == alone["skipped"] == 1
+    for key in set(alone) - {"skipped"}:
+        torch.testing.assert_close(first[key], alone[key], rtol=1e-10, atol=1e-12)
+    assert abs(float(alone["laws"][-1]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["adamw", "around"])
+@pytest.mark.parametrize("evaluating", [False, True])
+def test_a_distributed_checkpoint_goes_on_to_the_bit(done, name, evaluating):
+    for found in done:
+        went_on, resumed = found[name, evaluating]
+        same(resumed, went_on)
