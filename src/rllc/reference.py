@@ -106,7 +106,8 @@ def additive(c2: float) -> LawUpdate:
 def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
     """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
 
-    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found and |x| at most clip. For one process: it remembers.
+    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found and |x| at most clip. It remembers: it is for one
+    process.
     """
     mean, s = 0.0, 0.0
 

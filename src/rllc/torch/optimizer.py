@@ -46,7 +46,8 @@ class RLLC(Averaging):
 
     Memory may be any rule, M, H <- U(M, H, g, θ) (`rllc.memory`). It is asked for one parameter at a time, in
     real tensors of at least float32. M⁺g is taken in the rule's metric if it has one, and as pure numbers
-    (`rllc.law.in_scale`). A unit or hidden array that is not finite, of a finite gradient, is an error.
+    (`rllc.law.in_scale`). A unit or hidden array that is not finite, of a finite gradient, is an error. There
+    are no fused kernels of rules; `RLLCAdamW` is the fast one around Adam's direction.
 
     Parameters may be in shards (DTensor: FSDP2, tensor parallelism): the law is the one of the whole
     parameters, the same on every process to the bit (`rllc.torch.shards`). Every process must make every
