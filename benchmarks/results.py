@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/results.py        (or: make results)
 
-Between <!-- made: NAME --> and <!-- end --> stands what BLOCKS[NAME] makes of `results/paper.parquet`, the
-records of `rllc run`, merged; pictures go to results/. A test compares the texts with what would be made.
+Between <!-- made: NAME --> and <!-- end --> stands what BLOCKS[NAME] makes of `results/paper.parquet` and
+`results/adaptive.parquet`, the records of `rllc run`, merged; pictures go to results/. A test compares the
+texts with what would be made.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rllc.lab import runs
-from rllc.lab.evidence import claims, cost, figures, tables
+from rllc.lab.evidence import adaptive, adaptive_figure, claims, cost, figures, tables
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import replacing
 from rllc.lab.memoryless import effects
@@ -21,8 +22,10 @@ from rllc.lab.records import Record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "paper.parquet"
+ADAPTIVE = ROOT / "results" / "adaptive.parquet"
 COST = ROOT / "results" / "cost"
-TEXTS = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "memoryless.md")
+DOCS = ROOT / "docs"
+TEXTS = (ROOT / "README.md", DOCS / "results.md", DOCS / "memoryless.md", DOCS / "method.md")
 FIGURES = (2, 4, 5)  # 1 is ResNet-20's, 3 is made of timings
 
 Records = Sequence[Record]
@@ -41,6 +44,10 @@ def _file(name: str) -> Callable[[Records], str]:
     return lambda records: re.sub(r"\A# .*\n|\n!\[.*\n", "", (ROOT / "results" / name).read_text())
 
 
+def _adaptive() -> Records:
+    return runs.gather(str(ADAPTIVE))[0]
+
+
 def _in_short(records: Records) -> str:
     return "\n".join(f"- {v.claim} **{v.verdict.capitalize()}.**" for v in claims.verdicts(records))
 
@@ -54,6 +61,9 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "controls": _table("controls", "all"),
     "controls at the end": _table("controls", "last"),
     "units": _table("units", "all"),
+    "law study": _file("law-study.md"),
+    "adaptive": lambda records: adaptive.text(_adaptive()),
+    "adaptive in short": lambda records: adaptive.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),
@@ -84,6 +94,7 @@ def main() -> None:
     for number in FIGURES:
         write_picture(ROOT / "results" / f"figure{number}.png", figures.figure(number, records))
     write_picture(COST / "figure3.png", cost.figure(COST))
+    write_picture(ROOT / "results" / "adaptive.png", adaptive_figure.figure(adaptive.results_in(_adaptive())))
     for path in TEXTS:
         text = filled(path.read_text(), records)
         with replacing(path) as file:

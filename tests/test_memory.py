@@ -8,7 +8,16 @@ import pytest
 import rllc
 from rllc import reference
 from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
-from rllc.memory import LAST_GRADIENT, Adam, Deviation, MemoryRule, linear, union, yardsticks
+from rllc.memory import (
+    LAST_GRADIENT,
+    Adam,
+    AdaptiveMomentum,
+    Deviation,
+    MemoryRule,
+    linear,
+    union,
+    yardsticks,
+)
 
 N, STEPS = 12, 60
 H = np.linspace(0.1, 2.0, N)
@@ -172,6 +181,55 @@ def test_the_deviation_from_the_average():
     np.testing.assert_allclose(M[-1][:, 1], seen[-1] - weights @ seen, rtol=1e-10, atol=1e-12)
 
 
+def fed(rule, gradients):
+    """Units and hidden state after these gradients."""
+    units, hidden = (np.zeros(N),), rule.init(np, START)
+    for g in gradients:
+        units, hidden = rule.update(np, g, units, hidden, START)
+    return units[0], *hidden
+
+
+def test_adaptive_momentum_moves_its_eigenvalue_by_the_hypergradient():
+    m, n, b, law = np.zeros(N), np.zeros(N), math.log(0.9 / 0.1), 0.02
+    theta, gradient, betas = START.copy(), noisy_gradient(), []
+    ours = run(AdaptiveMomentum(rate=0.3), [1.0], law, 0.0, LawStep())
+    for t, (found, M, _) in enumerate(ours):
+        g = gradient(theta)
+        if t > 1:  # there was no step before the first, and n is still zero in the second
+            b += 0.3 * (g @ n) / np.linalg.norm(g) / np.linalg.norm(n)
+        betas.append(1 / (1 + math.exp(-b)))
+        m, n = betas[-1] * m + g, betas[-1] * n + m
+        theta = theta - law * m
+        np.testing.assert_allclose(found, theta, rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(M[:, 0], m, rtol=1e-11, atol=1e-12)
+    assert betas[:2] == pytest.approx([0.9, 0.9]) and max(betas) - min(betas) > 0.05
+
+
+def test_its_hidden_unit_is_the_derivative_by_the_eigenvalue_and_the_second_of_its_jordan_block():
+    beta, d = 0.8, 1e-5
+    m, n, _ = fed(AdaptiveMomentum(beta, rate=0.0), NOISE[:20])
+    above, below = (fed(AdaptiveMomentum(b, rate=0.0), NOISE[:20])[0] for b in (beta + d, beta - d))
+    np.testing.assert_allclose(n, (above - below) / (2 * d), rtol=1e-7, atol=1e-8)
+    jordan = linear("M_2(0.8)")
+    units = (np.zeros(N),) * 2
+    for g in NOISE[:20]:
+        units, _ = jordan.update(np, g, units, (), START)
+    scale = n @ units[1] / (units[1] @ units[1])  # the notation's superdiagonal need not be 1
+    np.testing.assert_allclose(units[0], m, rtol=1e-12)
+    np.testing.assert_allclose(scale * units[1], n, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_adaptive_momentum_stays_inside_the_unit_interval(sign):
+    """Every gradient says the same: up to the last bit of the bounds, and no farther."""
+    rule = AdaptiveMomentum(rate=1.0)
+    units, (n, b) = rule.update(np, START, (np.zeros(N),), rule.init(np, START), START)
+    for _ in range(30):
+        g = sign * n if n.any() else START
+        units, (n, b) = rule.update(np, g, units, (n, b), START)
+    assert 1 / (1 + np.exp(-b)) == pytest.approx(1 - 1e-4 if sign > 0 else 1e-4, rel=1e-9)
+
+
 def test_unions_are_flat_and_hidden_states_stay_apart():
     rule = union(union("M(0.9) + M(0)", Adam()), Deviation())
     assert (rule.k, len(rule.rules), yardsticks(rule)) == (4, 3, (2, 2, None, 2))
@@ -257,6 +315,8 @@ def test_the_diagonal_ridge_does_not_see_lengths(size):
         (lambda: Adam(b1=1.0), "b1 must be in"),
         (lambda: Adam(eps=-1.0), "eps must be a finite number >= 0"),
         (lambda: Deviation(math.nan), "power must be a finite number >= 0"),
+        (lambda: AdaptiveMomentum(beta=1.0), "beta must be in"),
+        (lambda: AdaptiveMomentum(rate=math.inf), "rate must be a finite number >= 0"),
         (lambda: union(), "at least one rule"),
         (lambda: union("M(0.9)", 3), "not a memory rule: 3"),
         (lambda: union("M(1.1)"), "inside the unit circle"),

@@ -19,6 +19,7 @@ jax.numpy), and works in `rllc.torch`, in `rllc.optax` and in `rllc.reference`. 
     linear("M(0.9) + M(0)")      linear memory in the paper's notation
     Adam()                       Adam's direction P m, with Adam's metric P⁻¹
     Deviation()                  θ - θ̄, θ̄ an average of the weights without a horizon
+    AdaptiveMomentum()           M(β) with a β that learns
     union("M(0.9)", Adam())      the units of all of them
 
 A unit P m of a preconditioned optimizer is not a gradient but a direction, and the law is corrected in that
@@ -42,6 +43,7 @@ from rllc.propagator import Propagator
 __all__ = [
     "LAST_GRADIENT",
     "Adam",
+    "AdaptiveMomentum",
     "Deviation",
     "Linear",
     "MemoryRule",
@@ -54,6 +56,10 @@ __all__ = [
 
 Array = Any  # of numpy, torch or jax.numpy: the caller's
 Arrays = tuple[Array, ...]
+
+# Of a momentum that learns: float32 tells its β from 0 and 1.
+LEAST_BETA = 1e-4
+LARGEST_LOGIT = math.log(1 / LEAST_BETA - 1)
 
 
 class MemoryRule:
@@ -172,6 +178,42 @@ class Deviation(MemoryRule):
         average, t = hidden
         average = average + (self.power + 1) / (t + 1 + self.power) * (param - average)
         return (param - average,), (average, t + 1)
+
+
+@dataclass(frozen=True)
+class AdaptiveMomentum(MemoryRule):
+    """m <- β m + g, M(β) with a β = 1/(1 + e^-b) that descends its hypergradient, begun at `beta`.
+
+    n = dm/dβ obeys n <- β n + m: it is the second unit of M_2(β), as the derivative of a unit by its
+    eigenvalue is the next unit of its Jordan block. A step along -m, with a positive law, moves θ by -n for
+    each unit of β, and the loss by -gᵀn, so that b <- b + rate gᵀn / (|g| |n|).
+
+    There is one β for each array of parameters, in shards one for each shard: unlike the other rules it is
+    not elementwise. The hidden state is n and b; β stays between 1e-4 and 1 - 1e-4.
+    """
+
+    beta: float = 0.9
+    rate: float = 0.01
+    native = True
+
+    def __post_init__(self) -> None:
+        if _is_known(self.beta) and not LEAST_BETA <= self.beta <= 1 - LEAST_BETA:
+            raise ValueError(f"beta must be in [{LEAST_BETA}, 1 - {LEAST_BETA}], got {self.beta!r}")
+        if _is_known(self.rate) and not 0 <= self.rate < math.inf:
+            raise ValueError(f"rate must be a finite number >= 0, got {self.rate!r}")
+
+    def init(self, xp: ModuleType, param: Array) -> Arrays:
+        return xp.zeros_like(param), xp.sum(xp.zeros_like(param)) + math.log(self.beta / (1 - self.beta))
+
+    def update(
+        self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
+    ) -> tuple[Arrays, Arrays]:
+        (m,), (n, b) = units, hidden
+        size = xp.sqrt(xp.sum(g * g)) * xp.sqrt(xp.sum(n * n))
+        cosine = xp.sum(g * n) / xp.where(size > 0, size, xp.ones_like(size))
+        b = xp.clip(b + self.rate * cosine, -LARGEST_LOGIT, LARGEST_LOGIT)
+        beta = 1 / (1 + xp.exp(-b))
+        return (beta * m + g,), (beta * n + m, b)
 
 
 @dataclass(frozen=True)

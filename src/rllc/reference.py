@@ -113,13 +113,14 @@ def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoot
 
     def update(L: Array, x: Array, t: int) -> Array:
         nonlocal mean, s
-        x = x * min(1.0, clip / np.linalg.norm(x)) if x.any() else x
-        mean = smoothing * mean + (1 - smoothing) * float(L @ x) / np.linalg.norm(L)
+        length, of_x = float(np.linalg.norm(L)), float(np.linalg.norm(x))
+        x = x * min(1.0, clip / of_x) if of_x else x
+        mean = smoothing * mean + (1 - smoothing) * float(L @ x) / length
         if s == 0 and mean <= 0 and t > 1 / (1 - smoothing):
-            s = np.linalg.norm(L)
+            s = length
         if s == 0:
             return L * np.exp(growth)
-        return L + c2 * t**-decay * s * (np.linalg.norm(L) / s) ** q * x
+        return L + c2 * t**-decay * s * (length / s) ** q * x
 
     return update
 

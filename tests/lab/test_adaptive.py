@@ -255,6 +255,8 @@ def test_the_spread_is_of_five_and_of_seven_rates():
     table = evidence.tables(evidence.results_in(made))[-1]
     ((_, lines),) = table.groups
     assert [line.entries[0].text for line in lines] == ["80.00", "60.00", "diverged"]
+    (row,) = [line for line in evidence.in_short(made).splitlines() if line.startswith(f"| {OURS.name} ")]
+    assert "80.00" in row and "(diverged)" in row
 
 
 def test_of_a_text_less_is_better():

@@ -24,6 +24,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rllc import memory
 from rllc.lab.controls import HypergradientSGD, polynomial_average
 from rllc.lab.errors import Refused, unknown
 from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Peer, Prodigy
@@ -47,6 +48,7 @@ __all__ = [
     "Rates",
     "Rllc",
     "RllcAdamW",
+    "Rules",
     "ScheduleFree",
     "Setting",
     "knows_its_end",
@@ -132,13 +134,50 @@ class RllcAdamW:
             betas=self.betas,
             eps=self.eps,
             law=self.law,
-            law_step=LawStep(
-                self.q,
-                self.decay,
-                math.inf if self.clip is None else self.clip,
-                self.growth,
-                self.smoothing,
-            ),
+            law_step=_law_step(self),
+            average=self.average,
+            buffers=net.buffers(),
+        )
+
+
+# Memory that is not linear, by name.
+RULES: dict[str, memory.MemoryRule] = {
+    "Adam": memory.Adam(),
+    "Adam(b1=0)": memory.Adam(b1=0.0),
+    "Adam(b1=0.99)": memory.Adam(b1=0.99),
+    "deviation": memory.Deviation(),
+    "adaptive momentum": memory.AdaptiveMomentum(),
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """rllc.torch.RLLC with the union of memory rules, each a name in RULES or the paper's notation.
+
+    `law` is L_0, a number for each unit; the rest is as in `RllcAdamW`, without growth unless said.
+    """
+
+    rules: tuple[str, ...]
+    lr: float
+    law_lr: float
+    law: tuple[float, ...]
+    q: float = 1.5
+    decay: float = 0.0
+    clip: float | None = 1.0
+    growth: float = 0.0
+    smoothing: float = 0.95
+    scope: str = "all"
+    average: float | None = 9.0
+
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        return RLLC(
+            net.parameters(),
+            memory.union(*(RULES.get(name, name) for name in self.rules)),
+            lr=self.lr,
+            law_lr=self.law_lr,
+            law=self.law,
+            law_step=_law_step(self),
+            scope=self.scope,
             average=self.average,
             buffers=net.buffers(),
         )
@@ -199,7 +238,7 @@ class Averaged:
     average: Exponential | Polynomial
 
 
-Setting = SGD | Adam | Rllc | RllcAdamW | Hypergradient | ScheduleFree | Cosine | Averaged | Peer
+Setting = SGD | Adam | Rllc | RllcAdamW | Rules | Hypergradient | ScheduleFree | Cosine | Averaged | Peer
 
 
 class Method(NamedTuple):
@@ -219,7 +258,7 @@ def method(setting: Setting, net: nn.Module, steps: int) -> Method:
         case Averaged(base, average):
             averaged = AveragedModel(net, multi_avg_fn=_update(average), use_buffers=True)
             return Method(base.build(net.parameters()), average=averaged)
-        case RllcAdamW():
+        case RllcAdamW() | Rules():
             return Method(setting.build(net))
         case SGD() | Adam() | Rllc() | Hypergradient() | ScheduleFree():
             return Method(setting.build(net.parameters()))
@@ -230,6 +269,11 @@ def method(setting: Setting, net: nn.Module, steps: int) -> Method:
 def knows_its_end(setting: Setting) -> bool:
     """Whether a run depends on how long it will be, so that each length needs a run of its own."""
     return isinstance(setting, Cosine | AdEMAMix)
+
+
+def _law_step(setting: RllcAdamW | Rules) -> LawStep:
+    clip = math.inf if setting.clip is None else setting.clip
+    return LawStep(setting.q, setting.decay, clip, setting.growth, setting.smoothing)
 
 
 def _update(average: Exponential | Polynomial) -> Callable[..., None]:
@@ -375,6 +419,8 @@ def name_of(setting: Setting) -> str:
             return "Adam"
         case Rllc(memory=memory):
             return memory
+        case Rules(rules=rules):
+            return f"RLLC, {' + '.join(rules)}"
         case RllcAdamW():
             return _name_of_ours(setting)
         case Prodigy() | AdEMAMix() | Muon():
@@ -405,7 +451,7 @@ def _name_of_ours(setting: RllcAdamW) -> str:
 def rates_of(setting: Setting) -> tuple[float, float | None]:
     """The learning rate, and the rate at which the law, or that learning rate, learns, if it does."""
     match setting:
-        case Rllc(lr=lr, law_lr=second) | RllcAdamW(lr=lr, law_lr=second):
+        case Rllc(lr=lr, law_lr=second) | RllcAdamW(lr=lr, law_lr=second) | Rules(lr=lr, law_lr=second):
             return lr, second
         case Hypergradient(lr=lr, hyper_lr=second) | AdamHD(lr=lr, hyper_lr=second):
             return lr, second

@@ -40,6 +40,7 @@ from rllc.lab.optimizers import (
     Polynomial,
     Rllc,
     RllcAdamW,
+    Rules,
     ScheduleFree,
     Setting,
     method,
@@ -206,9 +207,9 @@ class _Run:
         return Result(tuple(self.points), diverged_at, statistics.median(self.times), self.seconds)
 
     def law(self) -> tuple[float, ...]:
-        """L, if the optimizer has one."""
+        """L, if the optimizer has one; of laws for several scopes, one after the other."""
         optimizer = self.method.optimizer
-        return tuple(optimizer.law.tolist()) if isinstance(optimizer, RLLC | RLLCAdamW) else ()
+        return tuple(optimizer.law.flatten().tolist()) if isinstance(optimizer, RLLC | RLLCAdamW) else ()
 
     def state(self) -> dict[str, Any]:
         """Everything, for a checkpoint."""
@@ -339,11 +340,11 @@ def _measured(run: _Run) -> Iterator[nn.Module]:
     net.train()
 
 
-def _averaging(optimizer: torch.optim.Optimizer) -> AdamWScheduleFree | RLLCAdamW | None:
+def _averaging(optimizer: torch.optim.Optimizer) -> AdamWScheduleFree | RLLC | RLLCAdamW | None:
     """The optimizer, if it holds weights to measure that are not those it trains."""
     if isinstance(optimizer, AdamWScheduleFree):
         return optimizer
-    is_ours = isinstance(optimizer, RLLCAdamW) and optimizer.param_groups[0].get("average") is not None
+    is_ours = isinstance(optimizer, RLLC | RLLCAdamW) and optimizer.param_groups[0].get("average") is not None
     return optimizer if is_ours else None
 
 
@@ -386,7 +387,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
         *(Task, Source, TextTask, Text),
-        *(SGD, Adam, Rllc, RllcAdamW, Hypergradient, ScheduleFree),
+        *(SGD, Adam, Rllc, RllcAdamW, Rules, Hypergradient, ScheduleFree),
         *(Prodigy, DAdaptation, Mechanic, AdEMAMix, Muon, AdamHD),
         *(Cosine, Averaged, Exponential, Polynomial),
         *(GramianRidge, Ridge, Cutoff),

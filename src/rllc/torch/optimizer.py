@@ -52,7 +52,7 @@ class RLLC(Averaging):
     Parameters may be in shards (DTensor: FSDP2, tensor parallelism): the law is the one of the whole
     parameters, the same on every process to the bit (`rllc.torch.shards`). Every process must make every
     step, also one that has no gradient. A parameter that is whole beside them counts once. A memory rule
-    sees the shards alone: it must be elementwise there, as all of `rllc.memory` are.
+    sees the shards alone: it must be elementwise there, as all of `rllc.memory` are but AdaptiveMomentum.
 
     A parameter whose `.grad` is None sits the step out, as in torch.optim: it is not moved, its memory
     does not change, and it is no part of the sums. A step with a gradient that is not finite anywhere,

@@ -20,6 +20,7 @@ from rllc.lab.adaptive import (
     COSINE,
     STUDY,
     Adaptive,
+    Contender,
     Found,
     Reached,
     among,
@@ -38,6 +39,7 @@ __all__ = [
     "Regret",
     "Result",
     "best_peer",
+    "in_short",
     "regret",
     "results_in",
     "sample",
@@ -134,6 +136,34 @@ def text(records: Sequence[Record]) -> str:
     results = results_in(records)
     said = "\n".join(f"- {sentence}" for sentence in verdicts(results))
     return "\n".join([*(render(table, "markdown") for table in tables(results)), said, ""])
+
+
+def in_short(records: Sequence[Record]) -> str:
+    """One table in Markdown: at the end of the runs, and in brackets the worst over four decades of rates.
+
+    Raises:
+        Refused: there are no runs of the study.
+    """
+    results = results_in(records)
+    groups = [
+        Group(c.name, (Line("", tuple(_beside_worst(result, c) for result in results.values())),))
+        for c in CONTENDERS
+    ]
+    stops = ", ".join(f"{result.plan.stops[-1]:,} on {task}" for task, result in results.items())
+    said = (
+        f"Steps: {stops}. Means of the seeds ± their standard deviation. {RLLC_ADAMW}, its parts and Adam"
+        " 0.003: always the same rate; the others: the best of five on validation data.",
+        "In brackets the worst of seven rates over four decades around the usual one, one seed.",
+    )
+    table = Table(f"{_units(results)[0].upper()}{_units(results)[1:]}", tuple(results), tuple(groups), said)
+    return render(table, "markdown")
+
+
+def _beside_worst(result: Result, contender: Contender) -> Entry:
+    stop = result.plan.stops[-1]
+    entry = _column(result, stop).get(contender.name, MISSING)
+    worst = _extreme(result, result.found.get((contender.name, stop)), contender.wide, -1)
+    return entry._replace(aside=f"({worst.text})")
 
 
 def verdicts(results: Results) -> list[str]:
