@@ -273,7 +273,7 @@ def test_the_step_of_the_law_is_clipped_by_its_length():
 
 def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_what_it_found():
     step = LawStep(q=1.5, decay=0.5, growth=0.1, smoothing=0.8)
-    signs = [1.0] * 20 + [-1.0] * 20
+    signs = [1.0] * 20 + [-1.0] * 10 + [1.0] * 20
     law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(3), 0.0, None
     for t, sign in enumerate(signs, 1):
         before = law
@@ -284,10 +284,11 @@ def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_wha
         length = np.linalg.norm(before)
         expected = length * math.exp(0.1)
         if found is not None:
-            expected = length + 0.2 / math.sqrt(t) * found * (length / found) ** 1.5 * sign
+            expected = min(found, length + 0.2 / math.sqrt(t) * found * (length / found) ** 1.5 * sign)
         np.testing.assert_allclose(law, expected * np.array([0.6, 0.8]), rtol=1e-12)
     assert found == pytest.approx(5e-3 * math.exp(0.1 * 23))  # the mean follows the sign three steps late
-    assert progress.tolist() == pytest.approx([40, mean, found])
+    assert progress.tolist() == pytest.approx([50, mean, found])
+    assert np.linalg.norm(law) == pytest.approx(found, rel=1e-12)  # and no further, whatever x says
 
 
 def test_a_law_whose_rate_is_zero_neither_learns_nor_grows():

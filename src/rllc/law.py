@@ -204,8 +204,9 @@ class LawStep:
 
     With growth > 0 the law first finds its size s: it grows by the factor e^growth a step while x says
     that steps should have been longer, until the mean of its part along the law is no more positive. Then
-    s = |L|, and the law learns. Begun small enough, the learning rate need not be known. Without growth
-    s = 1.
+    s = |L|, and the law learns, but no further than to s again: a network that has learned all its data
+    says forever that steps should be longer, until they break it. Begun small enough, the learning rate
+    need not be known. Without growth s = 1, and no bound.
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
@@ -250,6 +251,8 @@ class LawStep:
         s = xp.where(size > 0, size, 1.0)
         grown = law * (1 + math.expm1(self.growth) * (rate > 0))
         learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
+        reach = xp.sqrt(xp.sum(learned * learned))
+        learned = learned * xp.where(reach > s, s / xp.where(reach > 0, reach, 1.0), 1.0)
         return xp.where(size > 0, learned, grown), xp.stack([t, mean, size])
 
     def _rate(self, rate: Any, t: Any) -> Any:

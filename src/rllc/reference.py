@@ -106,8 +106,8 @@ def additive(c2: float) -> LawUpdate:
 def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
     """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
 
-    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found and |x| at most clip. It remembers: it is for one
-    process.
+    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found, |x| at most clip, and the law never beyond s. It
+    remembers: it is for one process.
     """
     mean, s = 0.0, 0.0
 
@@ -120,7 +120,8 @@ def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoot
             s = length
         if s == 0:
             return L * np.exp(growth)
-        return L + c2 * t**-decay * s * (length / s) ** q * x
+        L = L + c2 * t**-decay * s * (length / s) ** q * x
+        return L * min(1.0, s / float(np.linalg.norm(L)))
 
     return update
 

@@ -46,11 +46,10 @@ class Averaging(torch.optim.Optimizer):
     def eval(self) -> None:
         """Put the averages into the parameters and buffers, until `train()`. Twice is as good as once.
 
-        Raises:
-            RuntimeError: this optimizer does not average.
+        Without an average it does nothing, as `train()`: training loops call both where an optimizer has them.
         """
-        keeper = self._keeper()
-        if keeper["evaluating"]:
+        keeper = self.param_groups[0]
+        if _power(keeper) is None or keeper["evaluating"]:
             return
         for state, p in self._averaged():
             state["training"] = p.detach().clone()
@@ -61,13 +60,9 @@ class Averaging(torch.optim.Optimizer):
 
     @torch.no_grad()
     def train(self) -> None:
-        """Put the training weights and buffers back, to the bit. Twice is as good as once.
-
-        Raises:
-            RuntimeError: this optimizer does not average.
-        """
-        keeper = self._keeper()
-        if not keeper["evaluating"]:
+        """Put the training weights and buffers back, to the bit. Twice is as good as once."""
+        keeper = self.param_groups[0]
+        if _power(keeper) is None or not keeper["evaluating"]:
             return
         for state, p in self._averaged():
             # A parameter that was added in evaluation mode has nothing to come back.
@@ -83,7 +78,9 @@ class Averaging(torch.optim.Optimizer):
         Raises:
             RuntimeError: this optimizer does not average.
         """
-        before = self._keeper()["evaluating"]
+        if _power(self.param_groups[0]) is None:
+            raise RuntimeError("this optimizer does not average its weights; make it with average=9.0")
+        before = self.param_groups[0]["evaluating"]
         self.eval()
         try:
             yield
@@ -188,12 +185,6 @@ class Averaging(torch.optim.Optimizer):
         _mix(self.param_groups[0]["buffers"], self._buffers, weight)
 
     # --- Within ---------------------------------------------------------------------------------------
-
-    def _keeper(self) -> dict[str, Any]:
-        keeper = self.param_groups[0]
-        if _power(keeper) is None:
-            raise RuntimeError("this optimizer does not average its weights; make it with average=9.0")
-        return keeper
 
     def _averaged(self) -> list[tuple[dict[str, Any], Tensor]]:
         """The state of each parameter that has an average, and the parameter."""
