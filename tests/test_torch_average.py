@@ -277,7 +277,12 @@ def test_a_power_that_is_none_is_refused(make, power):
 
 
 def test_without_an_average_there_is_no_evaluation_mode(make):
-    opt = make([nn.Parameter(torch.ones(1))], average=None)
-    for call in (opt.eval, opt.train, opt.averaged().__enter__):
-        with pytest.raises(RuntimeError, match=r"make it with average=9\.0"):
-            call()
+    """Training loops (Trainer, for one) call eval() and train() of every optimizer that has them."""
+    p = nn.Parameter(torch.ones(1))
+    opt = make([p], average=None)
+    for call in (opt.eval, opt.train, opt.eval):
+        call()
+        p.grad = torch.ones(1)
+        opt.step()
+    with pytest.raises(RuntimeError, match=r"make it with average=9\.0"):
+        opt.averaged().__enter__()

@@ -100,8 +100,8 @@ def long_run():
     return module
 
 
-def test_five_thousand_steps_do_not_drift_nor_take_memory(long_run):
-    points = long_run.run(5000)
+def test_three_thousand_steps_do_not_drift_nor_take_memory(long_run):
+    points = long_run.run(3000)
     off = long_run.drift(points)
     assert off["float32"] < 1e-6
     assert 1e-5 < off["bfloat16 units"] < 2e-2  # rounding that would not show would not be there
