@@ -46,7 +46,8 @@ class Averaging(torch.optim.Optimizer):
     def eval(self) -> None:
         """Put the averages into the parameters and buffers, until `train()`. Twice is as good as once.
 
-        Without an average it does nothing, as `train()`: training loops call both where an optimizer has them.
+        Without an average it does nothing, as `train()`: training loops call both of every optimizer that
+        has them.
         """
         keeper = self.param_groups[0]
         if _power(keeper) is None or keeper["evaluating"]:
