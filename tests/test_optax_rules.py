@@ -29,6 +29,7 @@ from rllc.optax import (
     unit,
 )
 from rllc.optax.units import as_members
+from test_memory import SignMomentum
 
 N, STEPS = 12, 200
 H = np.linspace(0.1, 2.0, N)
@@ -37,20 +38,6 @@ NOISE, START = 0.3 * RNG.normal(size=(STEPS, N)), RNG.normal(size=N)
 PARAMS = {"w": np.arange(6.0).reshape(2, 3) / 5 - 0.4, "b": (np.ones(4), np.array(0.3))}
 ADAM, LION = unit(optax.scale_by_adam(), adam_metric()), unit(optax.scale_by_lion())
 EVERYTHING = union("M(0.9)", ADAM, LION, Deviation())
-
-
-class SignMomentum(MemoryRule):
-    """The example of the documentation."""
-
-    def init(self, xp, param):
-        return (xp.zeros_like(param),)
-
-    def update(self, xp, g, units, hidden, param):
-        m = 0.9 * hidden[0] + 0.1 * g
-        return (xp.sign(m),), (m,)
-
-    def metric(self, xp, unit, hidden):
-        return xp.abs(hidden[0]) * unit
 
 
 SEVERAL = union("M(0.9)", ADAM, SignMomentum())
@@ -352,7 +339,7 @@ def stateless(f):
         (lambda: update_once(Adam(), params=None), "Adam needs the parameters"),
         (lambda: update_once(unit(optax.trace(0.9), adam_metric())), "holds none"),
         (lambda: update_once("M(0)", scope={"w": "x", "c": "y"}), "no prefix tree of the parameters"),
-        (lambda: rllc(Adam(), 0.1, 0.01, inverse=GramianRidge()), r"use rllc.law.DiagonalRidge\(eps\)"),
+        (lambda: rllc(Adam(), 0.1, 0.01, inverse=GramianRidge()), r"use rllc.law.DiagonalRidge\(0.001\)"),
         (lambda: rllc(Adam(), 0.1, 0.01, law=[1.0, 2.0]), "law must have 1 entries"),
         (lambda: rllc(Adam(), 0.1, 0.01).init({"z": jnp.ones(2) * 1j}), "split_real_and_imaginary"),
         (lambda: rllc("M(0)", 0.1, 0.01, scope="group"), 'scope must be "all", "tensor"'),

@@ -584,7 +584,7 @@ def test_an_init_that_is_none_is_named():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"inverse": GramianRidge(1e-2)}, r"use DiagonalRidge\(0.01\)"),
+        ({"inverse": GramianRidge(1e-2)}, r"use rllc.law.DiagonalRidge\(0.01\)"),
         ({"eps": -1.0}, "eps must be"),
         ({"eps": 1.0, "inverse": Ridge()}, "both given"),
         ({"fused": True}, "fused=True: a memory rule .* leave fused out"),

@@ -5,6 +5,7 @@ import torch
 
 import shards
 from rllc.torch import RLLC
+from rllc.torch import shards as rllc_shards
 from shards import CASES, CASES_OF_FOUR, MEMORY, Place
 
 WORLDS = {4: 0, 2: 1}  # and the phase of `shards.process` that has so many
@@ -176,3 +177,15 @@ def test_a_full_state_is_taken_over_to_the_bit(answers, world):
         assert first["seed"] == 5 and first["draws"] >= 8
         assert (second["lr"], second["law_lr"]) == (0.05, 0.02)
         assert_same(second, first)
+
+
+def test_parameters_added_later_are_looked_for_anew(monkeypatch):
+    first, second = torch.zeros(2), torch.zeros(3)
+    groups = [{"params": [first]}]
+    monkeypatch.setattr(rllc_shards, "several", lambda: True)
+    monkeypatch.setattr(rllc_shards, "spread", lambda params: rllc_shards.Spread(params, [], [], "cpu"))
+    before = rllc_shards.renewed(None, groups)
+    assert rllc_shards.renewed(before, groups) is before
+    groups.append({"params": [second]})
+    assert [*map(len, rllc_shards.renewed(before, groups).params)] == [2, 3]
+    assert [*map(len, rllc_shards.renewed(before, groups[1:]).params)] == [3]

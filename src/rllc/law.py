@@ -241,9 +241,8 @@ class LawStep:
             x_length = xp.sqrt(xp.sum(x * x))
             x = x * xp.where(x_length > self.clip, self.clip / xp.where(x_length > 0, x_length, 1.0), 1.0)
         if not self.growth:
-            return law + self._rate(rate, t) * (x * length**self.q if self.q else x), xp.stack(
-                [t, mean, size]
-            )
+            relative = x * length**self.q if self.q else x
+            return law + self._rate(rate, t) * relative, xp.stack([t, mean, size])
         along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
         mean = self.smoothing * mean + (1 - self.smoothing) * along
         ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
@@ -342,17 +341,30 @@ def initial_law(law: Any, k: int) -> Any:
     return law
 
 
-def chosen_inverse(eps: Any, inverse: RelaxedInverse | None) -> RelaxedInverse:
-    """The relaxed inverse a user asked for: GramianRidge(eps) unless `inverse` says otherwise.
+def chosen_inverse(eps: Any, inverse: RelaxedInverse | None, *, linear: bool = True) -> RelaxedInverse:
+    """The relaxed inverse a user asked for: GramianRidge(eps), or DiagonalRidge(eps) if memory is not linear.
+
+    Args:
+        eps: of the default; None for its own.
+        inverse: another one instead.
+        linear: whether memory is, and so has a Gramian.
 
     Raises:
-        ValueError: both are given, `inverse` is no relaxed inverse, or eps is negative or not finite.
+        ValueError: both are given, `inverse` is no relaxed inverse or needs a Gramian that memory does not
+            have, or eps is negative or not finite.
     """
     if inverse is None:
-        return GramianRidge() if eps is None else GramianRidge(eps)
+        default = GramianRidge if linear else DiagonalRidge
+        return default() if eps is None else default(eps)
     if not isinstance(inverse, RelaxedInverse):
         raise ValueError(
-            f"inverse must be GramianRidge(eps), Ridge(eps) or Cutoff(rcond) of rllc.law, got {inverse!r}"
+            "inverse must be GramianRidge(eps), DiagonalRidge(eps), Ridge(eps) or Cutoff(rcond) of rllc.law,"
+            f" got {inverse!r}"
+        )
+    if isinstance(inverse, GramianRidge) and not linear:
+        raise ValueError(
+            f"inverse={inverse!r} is for linear memory, as no other has a Gramian; use"
+            f" rllc.law.DiagonalRidge({inverse.eps})"
         )
     if eps is not None:
         raise ValueError(f"eps={eps!r} and inverse={inverse!r} are both given; put the eps into the inverse")

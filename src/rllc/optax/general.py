@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from rllc import law as _law
-from rllc.law import DiagonalRidge, GramianRidge, RelaxedInverse, Sums
+from rllc.law import DiagonalRidge, Sums
 from rllc.memory import yardsticks_of
 from rllc.optax.leaves import check_leaves, finite, kept, law_dtype, machine_epsilon, real_leaves, widened
 from rllc.optax.scopes import Spread, each, law_of_leaves, only, spread
@@ -20,7 +20,7 @@ from rllc.optax.shards import check_bound
 from rllc.optax.sums import inner_products, largest_of, matrix, pairs, scale, scaled, tops
 from rllc.optax.units import TreeMemory
 
-__all__ = ["ScaleByRulesState", "chosen_inverse", "transformation"]
+__all__ = ["ScaleByRulesState", "transformation"]
 
 Members = tuple[TreeMemory, ...]
 
@@ -38,21 +38,6 @@ class ScaleByRulesState(NamedTuple):
     last_size: jax.Array  # () like law: |g| of the last gradient that memory has taken in
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
     hidden: tuple[Any, ...]  # of each member of the memory its hidden state, in at least float32
-
-
-def chosen_inverse(eps: Any, inverse: RelaxedInverse | None) -> RelaxedInverse:
-    """The relaxed inverse a user asked for: DiagonalRidge(eps) unless `inverse` says otherwise.
-
-    Raises:
-        ValueError: as `rllc.law.chosen_inverse`; or it is GramianRidge.
-    """
-    if isinstance(inverse, GramianRidge):
-        raise ValueError(
-            "GramianRidge is for linear memory, as no other has a Gramian; use rllc.law.DiagonalRidge(eps)"
-        )
-    if inverse is None:
-        return DiagonalRidge() if eps is None else DiagonalRidge(eps)
-    return _law.chosen_inverse(eps, inverse)
 
 
 def transformation(members: Members, settings: Settings, law: Any) -> optax.GradientTransformationExtraArgs:

@@ -23,6 +23,7 @@ __all__ = [
 
 
 def law_dtype() -> Any:
+    """float64 where JAX has it switched on, else float32."""
     return jax.dtypes.canonicalize_dtype(jnp.float64)
 
 
@@ -33,6 +34,7 @@ def wide(x: Any) -> jax.Array:
 
 
 def widened(tree: Any) -> Any:
+    """Every leaf made `wide`."""
     return jax.tree.map(wide, tree)
 
 
@@ -43,10 +45,12 @@ def stored_real_leaves(tree: Any) -> list[jax.Array]:
 
 
 def real_leaves(tree: Any) -> list[jax.Array]:
+    """The same, made `wide`."""
     return [wide(leaf) for leaf in stored_real_leaves(tree)]
 
 
 def weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Array:
+    """sum_j weights[j] leaves[j] of one or more leaves of one shape, made `wide`."""
     total = sum(jnp.asarray(w, _real_dtype(x)) * x for w, x in zip(weights, map(wide, leaves), strict=True))
     return total  # type: ignore[return-value]
 

@@ -118,9 +118,10 @@ def scale_by_rllc(
     check_scope(scope)
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 
-    def settings(inverse: RelaxedInverse) -> Settings:
-        return Settings(inverse, law_learning_rate, law_step, weight_decay, guard, scope, axes)
+    def settings(*, linear: bool) -> Settings:
+        chosen = _law.chosen_inverse(eps, inverse, linear=linear)
+        return Settings(chosen, law_learning_rate, law_step, weight_decay, guard, scope, axes)
 
     if isinstance(memory, MemoryRule | TreeMemory | Union):
-        return general.transformation(as_members(memory), settings(general.chosen_inverse(eps, inverse)), law)
-    return linear.transformation(as_propagator(memory), settings(_law.chosen_inverse(eps, inverse)), law)
+        return general.transformation(as_members(memory), settings(linear=False), law)
+    return linear.transformation(as_propagator(memory), settings(linear=True), law)

@@ -13,27 +13,27 @@ from torch import Tensor
 
 from rllc.law import SEEKING, LawStep
 from rllc.memory import Adam
-from rllc.torch import adamw_passes, one_unit, shards
+from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
-from rllc.torch.averaging import Averaging
-from rllc.torch.one_unit import Rule
-from rllc.torch.parts import Part, real
+from rllc.torch.one_unit import OneUnit, Rule
+from rllc.torch.parts import Part, params_of, real
 from rllc.torch.shards import Spread
 
 __all__ = ["RLLCAdamW"]
 
 Array = NDArray[np.float64]
 
-MEMORY = "RLLCAdamW"
 STATE = ["step", "exp_avg", "exp_avg_sq"]
 EPS = 1e-3  # of the relaxed inverse
 
 
-class RLLCAdamW(Averaging):
+class RLLCAdamW(OneUnit):
     """RLLC around AdamW, one law on its direction (arXiv 2402.15262 with arXiv 1711.05101).
 
         u = m̂ / (√v̂ + eps),    x = uᵀg / ((1 + 1e-3) uᵀm̂)                  with m, v before this gradient g
-        L <- L + c2 |L|^1.5 x,    m, v, u anew with g,    θ <- θ - c1 (L u + w θ)
+        L <- e^0.1 L until x is no more positive on average, and then, with s the L it has come to,
+        L <- min(s, L + c2 t^-½ s (L/s)^1.5 x)                   (`rllc.law.LawStep`, the default `law_step`)
+        m, v, u anew with g,    θ <- θ - c1 (L u + w θ)
         θ̄ <- θ̄ + 10/(t+9) (θ - θ̄)
 
     with c1 = `lr`, c2 = `law_lr`, w = `weight_decay`. x is the law's correction in AdamW's own metric, the
@@ -71,6 +71,8 @@ class RLLCAdamW(Averaging):
         RuntimeError: a sparse gradient, a step in evaluation mode, or one inside the backward pass.
     """
 
+    _memory = "RLLCAdamW"
+    _units = STATE[1:]
     _spread: Spread | None  # as it was in the last step
     _plans: list[Any]  # of each share's sums, from the last step
 
@@ -102,20 +104,10 @@ class RLLCAdamW(Averaging):
             "fused": fused,
             "maximize": maximize,
         }
-        books = one_unit.books(MEMORY, law, law_lr)
+        books = one_unit.books(self._memory, law, law_lr)
         super().__init__(params, defaults)
         self.param_groups[0] |= books
         self._open_average(average, buffers)
-
-    @property
-    def law(self) -> Tensor:
-        """L, (1,) float64 on the CPU: a copy."""
-        return self.param_groups[0]["law"].clone()
-
-    @property
-    def skipped(self) -> int:
-        """How many steps were skipped because a gradient was not finite."""
-        return int(self.param_groups[0]["skipped"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, in mid-training too: they start as in AdamW and follow the one law.
@@ -138,9 +130,9 @@ class RLLCAdamW(Averaging):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        params = one_unit.params_of(self)
+        params = params_of(self.param_groups)
         one_unit.check_ready(p.grad for p in params if p.grad is not None)
-        self._spread = one_unit.whereabouts(params, self._spread)
+        self._spread = shards.renewed(self._spread, self.param_groups)
         shares = self._shares()
         sums, anyone = one_unit.everywhere(self._spread, _sums(shares), bool(shares))
         if not anyone:
@@ -157,28 +149,11 @@ class RLLCAdamW(Averaging):
             self._mix(weight, {id(p) for share in done for p in share.part.owners})
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved state, to the bit.
-
-        Raises:
-            ValueError: the state is of another optimizer, or its law is damaged; nothing has changed then.
-        """
-        found: list[dict[str, Any]] = []
-
-        def check(_: Any, state: dict[str, Any]) -> None:
-            found.append(one_unit.checked(state["param_groups"][0], MEMORY))
-            shards.check_whole(state, one_unit.params_of(self), STATE[1:])
-
-        handle = self.register_load_state_dict_pre_hook(check)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-        self.param_groups[0] |= found[0]
-        self._forget()
-
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._forget()
 
     def _forget(self) -> None:
         self._plans, self._spread = [], None
@@ -233,7 +208,7 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 
 def _check_group(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
-        one_unit.check_rate(name, group[name])
+        selection.check_rate(name, group[name])
     b1, b2 = group["betas"]
     Adam(b1, b2, group["eps"])  # refuses by name
     if not group["eps"] > 0:

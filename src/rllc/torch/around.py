@@ -15,8 +15,8 @@ from rllc.law import DiagonalRidge, LawStep
 from rllc.torch import metrics, one_unit, selection, shards
 from rllc.torch.averaging import Averaging
 from rllc.torch.metrics import Metric
-from rllc.torch.one_unit import Rule
-from rllc.torch.parts import Part, real, wide_dtype
+from rllc.torch.one_unit import OneUnit, Rule
+from rllc.torch.parts import Part, params_of, real, wide_dtype
 from rllc.torch.shards import Spread
 
 __all__ = ["Around"]
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 FASTEST = {"foreach": None, "fused": None, "capturable": None}
 
 
-class Around(Averaging):
+class Around(OneUnit):
     """RLLC with one memory unit, the last step of another optimizer (arXiv 2402.15262, section 3).
 
         L <- L + c2 |L|^q x,    d = what base.step() takes off θ,    θ <- θ - L d
@@ -76,6 +76,7 @@ class Around(Averaging):
         RuntimeError: a sparse gradient, a step that is not finite, or one in evaluation mode.
     """
 
+    _units = ("unit",)
     _spread: Spread | None  # as it was in the last step
 
     def __init__(
@@ -95,21 +96,15 @@ class Around(Averaging):
         self._metric = metric or metrics.KNOWN.get(type(base))
         self._rule = Rule(DiagonalRidge(eps).eps, law_step, measured=self._metric is None)
         self._spread = None
-        books = one_unit.books(f"around {type(base).__name__}", law, law_lr)
+        books = one_unit.books(self._memory, law, law_lr)
         # What every optimizer has beside groups, state and defaults, which are the base's.
         super().__setstate__({})
         self.param_groups[0] |= books
         self._open_average(average, buffers)
 
     @property
-    def law(self) -> Tensor:
-        """L, (1,) float64 on the CPU: a copy."""
-        return self.param_groups[0]["law"].clone()
-
-    @property
-    def skipped(self) -> int:
-        """How many steps were skipped because a gradient was not finite."""
-        return int(self.param_groups[0]["skipped"])
+    def _memory(self) -> str:  # type: ignore[override]
+        return f"around {type(self.base).__name__}"
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -143,14 +138,15 @@ class Around(Averaging):
             with torch.enable_grad():
                 loss = closure()
         keeper = self._books()
-        params = [p for p in one_unit.params_of(self) if p.grad is not None]
+        everyone = params_of(self.param_groups)
+        params = [p for p in everyone if p.grad is not None]
         one_unit.check_ready(p.grad for p in params if p.grad is not None)
-        self._spread = one_unit.whereabouts(one_unit.params_of(self), self._spread)
+        self._spread = shards.renewed(self._spread, self.param_groups)
         units = {p: self._unit(p) for p in params}
         sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(params))
         if not anyone:
             return loss
-        learned = one_unit.learn(self._rule, keeper, sums, one_unit.params_of(self))
+        learned = one_unit.learn(self._rule, keeper, sums, everyone)
         if learned is None:
             keeper["skipped"] += 1
             return loss
@@ -169,19 +165,7 @@ class Around(Averaging):
         Raises:
             ValueError: the state is of another optimizer, or its law is damaged; nothing has changed then.
         """
-        memory = f"around {type(self.base).__name__}"
-        found: list[dict[str, Any]] = []
-
-        def check(_: Any, state: dict[str, Any]) -> None:
-            found.append(one_unit.checked(state["param_groups"][0], memory))
-            shards.check_whole(state, one_unit.params_of(self), ["unit"])
-
-        handle = self.base.register_load_state_dict_pre_hook(check)
-        try:
-            self._load_averages(self.base, state_dict)
-        finally:
-            handle.remove()
-        self.param_groups[0] |= found[0]
+        self._take_over(self.base, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("base", "_metric", "_rule", "_buffers")

@@ -6,7 +6,8 @@
 
 An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_check_training`
 before a step, `_begin_average` of a parameter that is about to move for the first time, and `_step_average`
-after a step that was taken. The rest is here, checkpoints too.
+after a step that was taken. The rest is here, checkpoints too: of these an optimizer says what its books come
+to (`_checked`) and what is to be made good (`_restore`).
 
 The average is `state[p]["average"]`, in at least float32. A parameter that has not moved is its own average.
 One that moves later, or is added later, counts as having been where it was from the start, since all have
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from rllc.torch import shards
-from rllc.torch.parts import wide_dtype
+from rllc.torch.parts import params_of, wide_dtype
 
 __all__ = ["Averaging"]
 
@@ -90,20 +91,23 @@ class Averaging(torch.optim.Optimizer):
                 self.train()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved state, averages and mode with it; one that has no average starts one.
+        """Take over a saved state, to the bit: memory, law, averages and mode. No average starts one.
 
         Raises:
-            ValueError: the state is of another power or of other buffers, or was saved in evaluation mode
-                and lacks the training weights; nothing has changed then.
+            ValueError: the state is of another optimizer, memory, power of the average or of other buffers,
+                is damaged, or was saved in evaluation mode and lacks the training weights; nothing has
+                changed then.
         """
-        self._load_averages(super(), state_dict)
+        self._take_over(super(), state_dict)
 
-    def _load_averages(self, loader: Any, state_dict: dict[str, Any]) -> None:
+    def _take_over(self, loader: Any, state_dict: dict[str, Any]) -> None:
         """The same by the load_state_dict of `loader`, another optimizer that shares state and groups."""
         ours = _power(self.param_groups[0])
         taken: list[dict[str, Any]] = []
+        books: dict[str, Any] = {}
 
         def check(_: Any, state: dict[str, Any]) -> None:
+            books.update(self._checked(state))
             _check_saved(state, ours, self._buffers)
             taken.append(state)
 
@@ -114,12 +118,25 @@ class Averaging(torch.optim.Optimizer):
         finally:
             handle.remove()
         self._restore_averages(taken[0], ours)
+        self.param_groups[0] |= books
+        self._restore(taken[0])
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
         return super().__getstate__() | {"_buffers": self._buffers}
 
     # --- What an optimizer says -----------------------------------------------------------------------
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What the first group's books come to with this saved state.
+
+        Raises:
+            ValueError: it cannot be taken over.
+        """
+        return {}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Make good what torch does not take over as it was saved; the books are in place."""
 
     def _open_average(self, power: float | None, buffers: Iterable[Tensor]) -> None:
         """Average with this power from now on, or not at all; after the parameter groups are there.
@@ -189,8 +206,7 @@ class Averaging(torch.optim.Optimizer):
 
     def _averaged(self) -> list[tuple[dict[str, Any], Tensor]]:
         """The state of each parameter that has an average, and the parameter."""
-        everyone = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        found = [(self.state[p], p) for p in everyone if p in self.state]
+        found = [(self.state[p], p) for p in params_of(self.param_groups) if p in self.state]
         return [(state, p) for state, p in found if "average" in state]
 
     def _restore_averages(self, saved: dict[str, Any], power: float | None) -> None:
@@ -255,7 +271,7 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
 def _numbered(saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
     """The number of each parameter in a saved state, and the parameter."""
     numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
-    return zip(numbers, itertools.chain.from_iterable(group["params"] for group in groups), strict=True)
+    return zip(numbers, params_of(groups), strict=True)
 
 
 def _mix(averages: list[Tensor], new: Sequence[Tensor], weight: float | Tensor) -> None:

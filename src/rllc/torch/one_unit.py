@@ -5,10 +5,8 @@ The sums are (3,) float64: uᵀP⁻¹u, uᵀg and gᵀg, with u the unit as it w
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,21 +17,20 @@ from torch import Tensor
 
 from rllc import law as _law
 from rllc.law import LawStep
-from rllc.torch import early, saved, shards
+from rllc.torch import early, saved, selection, shards
+from rllc.torch.averaging import Averaging
+from rllc.torch.parts import params_of
 from rllc.torch.shards import Spread
 
 __all__ = [
     "Learned",
+    "OneUnit",
     "Rule",
     "books",
-    "check_rate",
     "check_ready",
-    "checked",
     "everywhere",
     "learn",
-    "params_of",
     "taken",
-    "whereabouts",
 ]
 
 Array = NDArray[np.float64]
@@ -67,6 +64,28 @@ class Learned(NamedTuple):
     last_size: float  # of the last gradient
 
 
+class OneUnit(Averaging):
+    """An optimizer of one unit and one law."""
+
+    _memory: str  # whose books these are
+    _units: Sequence[str]  # what of a parameter's state is placed as the parameter is
+
+    @property
+    def law(self) -> Tensor:
+        """L, (1,) float64 on the CPU: a copy."""
+        return self.param_groups[0]["law"].clone()
+
+    @property
+    def skipped(self) -> int:
+        """How many steps were skipped because a gradient was not finite."""
+        return int(self.param_groups[0]["skipped"])
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        found = _checked(state["param_groups"][0], self._memory)
+        shards.check_whole(state, params_of(self.param_groups), self._units)
+        return found
+
+
 # --- Books: in the first parameter group, so that every way of saving an optimizer carries them -----------
 
 
@@ -76,7 +95,7 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
     Raises:
         ValueError: the law is not one finite number, or the rate is negative or not finite.
     """
-    check_rate("law_lr", law_lr)
+    selection.check_rate("law_lr", law_lr)
     first = _law.initial_law(np.atleast_1d(saved.numpy(law)), 1)
     return {
         "memory": memory,
@@ -88,7 +107,7 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
     }
 
 
-def checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
+def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
     """The books in a saved first group.
 
     Raises:
@@ -107,15 +126,6 @@ def checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
     except KeyError as missing:
         raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
     return found
-
-
-def check_rate(name: str, value: Any) -> None:
-    """Refuse a rate, a number or a tensor of one entry, that is negative or not finite; ValueError."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")
-        value = value.item()
-    _law.check_nonnegative(name, value)
 
 
 def check_ready(grads: Iterable[Tensor]) -> None:
@@ -165,27 +175,9 @@ def _ridge(eps: float, params: Iterable[Tensor]) -> float:
 # --- Parameters in shards ---------------------------------------------------------------------------------
 
 
-def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All of them, in the order of their groups."""
-    return list(itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups))
-
-
-def whereabouts(params: list[Tensor], before: Spread | None) -> Spread | None:
-    """Where the parameters are, None if each is whole on this process; `before` is of the last step."""
-    if not shards.several():
-        return None
-    if before is None or not _same(params, before.params):
-        return shards.spread(params)
-    return before
-
-
 def everywhere(spread: Spread | None, sums: Array, taking: bool) -> tuple[Array, bool]:
     """The sums of all processes, each over the number of its copies, and whether any has a gradient."""
     if spread is None:
         return sums, taking
     total, anyone = shards.total(spread, torch.from_numpy(sums), torch.tensor([taking]))
     return total.numpy(), bool(anyone)
-
-
-def _same(params: list[Tensor], others: list[Tensor]) -> bool:
-    return len(params) == len(others) and all(map(operator.is_, params, others))

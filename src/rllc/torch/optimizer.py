@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from rllc.torch.around import Around
 from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
-from rllc.torch.parts import Part, Unit, cut, real
+from rllc.torch.parts import Part, Unit, cut, params_of, real
 from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
 
@@ -141,7 +140,7 @@ class RLLC(Averaging):
         sums_in_backward: bool = False,
     ) -> None:
         self.memory = memory if isinstance(memory, MemoryRule) else as_propagator(memory)
-        self.inverse = (rules if self._rule else _law).chosen_inverse(eps, inverse)
+        self.inverse = _law.chosen_inverse(eps, inverse, linear=self._rule is None)
         self.guard = self._rule is None if guard is None else guard
         self.law_step, self.scope = law_step, scope
         self.memory_dtype = memory_dtype
@@ -215,7 +214,7 @@ class RLLC(Averaging):
         compiling = torch.compiler.is_compiling()
         if not compiling:
             early.check_outside()
-            self._spread = self._find_spread()
+            self._spread = shards.renewed(self._spread, self.param_groups)
         shares = self._shares()
         taking = [bool(share.part.params) for share in shares]
         if not any(taking) and self._spread is None:
@@ -236,29 +235,14 @@ class RLLC(Averaging):
             self._early.forget()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a saved state, to the bit; the law keeps its float64, units their `memory_dtype`.
-
-        Raises:
-            ValueError: the state is of another memory, scope or optimizer, or its law is damaged;
-                nothing has changed then.
-        """
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
         seed = self.param_groups[0]["seed"]
-        taken: list[dict[str, Any]] = []
+        found = saved.checked(state["param_groups"][0], self.defaults, self._scopes(), self.memory.k, seed)
+        shards.check_whole(state, params_of(self.param_groups), self._names)
+        return found
 
-        def check(_: Any, state: dict[str, Any]) -> None:
-            self._books(state["param_groups"][0], seed)
-            shards.check_whole(state, _all_params(self), self._names)
-            taken.append(state)
-
-        # The last of all hooks: it sees the state as the others left it, and nothing here has changed yet.
-        handle = self.register_load_state_dict_pre_hook(check)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-        self.param_groups[0] |= self._books(self.param_groups[0], seed)
-        saved.restore(self, taken[0], self._names, self.memory_dtype)
+    def _restore(self, state: dict[str, Any]) -> None:
+        saved.restore(self, state, self._names, self.memory_dtype)
         self._settle()
         if self._early:
             self._early.forget()
@@ -282,7 +266,7 @@ class RLLC(Averaging):
             self._prepare()
             self._settle()
             if self._early:
-                self._early.watch(p for group in self.param_groups for p in group["params"])
+                self._early.watch(params_of(self.param_groups))
 
     def _prepare(self) -> None:
         """What follows from the arguments and is not saved."""
@@ -309,12 +293,9 @@ class RLLC(Averaging):
                 keeper[name] = keeper[name].to(home)
         return on_device
 
-    def _books(self, group: dict[str, Any], seed: int | None) -> dict[str, Any]:
-        return saved.checked(group, self.defaults, self._scopes(), self.memory.k, seed)
-
     def _scopes(self) -> tuple[int, ...]:
         """How many laws there are, (n,); () for the one of the whole optimizer."""
-        counts = {"group": len(self.param_groups), "tensor": len(_all_params(self))}
+        counts = {"group": len(self.param_groups), "tensor": len(params_of(self.param_groups))}
         return (counts[self.scope],) if self.scope in counts else ()
 
     # --- The parts of a step ----------------------------------------------------------------------
@@ -374,14 +355,6 @@ class RLLC(Averaging):
         state.update(hidden)
         self._begin_average(p, state)
 
-    def _find_spread(self) -> Spread | None:
-        if not shards.several():
-            return None
-        params = _all_params(self)
-        if self._spread is None or not all(map(operator.is_, params, self._spread.params)):
-            return shards.spread(params)
-        return self._spread
-
     def _shares(self) -> list[Share]:
         """One for each group; in scope "tensor" for each parameter, in shards for each number of copies."""
         plans, shares, first = itertools.chain(self._plans, itertools.repeat(None)), [], 0
@@ -436,7 +409,3 @@ def _check_options(opt: RLLC) -> None:
         raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
     if opt._rule and opt.sums_in_backward:
         raise ValueError("sums_in_backward=True: a memory rule needs the gradients later again; leave it out")
-
-
-def _all_params(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -6,13 +6,13 @@ A unit is a list of tensors, one for each parameter; memory is a list of k units
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Unit", "cut", "flat", "one_layout", "pieces", "real", "wide_dtype"]
+__all__ = ["Part", "Unit", "cut", "flat", "one_layout", "params_of", "pieces", "real", "wide_dtype"]
 
 Unit = list[Tensor]
 
@@ -42,6 +42,11 @@ class Part(NamedTuple):
 
         params, gradient, memory, *rest = self
         return Part(of(params), of(gradient), [of(unit) for unit in memory], *map(of, rest))
+
+
+def params_of(groups: Iterable[dict[str, Any]]) -> Unit:
+    """The parameters of all groups, in their order."""
+    return list(itertools.chain.from_iterable(group["params"] for group in groups))
 
 
 def cut(arrays: Unit, counts: Sequence[int]) -> list[tuple[Tensor, ...]]:

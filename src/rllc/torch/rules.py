@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rllc import law as _law
-from rllc.law import DiagonalRidge, GramianRidge, RelaxedInverse
 from rllc.memory import Linear, MemoryRule, Union
 from rllc.torch import shards
 from rllc.torch.parts import Part, real, wide_dtype
 from rllc.torch.passes import Array, Passes, Step, unit_rounded, upper_triangle
 
-__all__ = ["begin", "chosen_inverse", "first_fault", "named", "passes"]
+__all__ = ["begin", "first_fault", "named", "passes"]
 
 Arrays = tuple[Tensor, ...]
 
@@ -62,22 +60,6 @@ def named(rule: MemoryRule) -> str:
         return repr(rule.propagator)
     # The repr that every object has would name its address.
     return repr(rule) if type(rule).__repr__ is not object.__repr__ else type(rule).__qualname__
-
-
-def chosen_inverse(eps: Any, inverse: RelaxedInverse | None) -> RelaxedInverse:
-    """The relaxed inverse for memory that is not linear: DiagonalRidge(eps) unless `inverse` says otherwise.
-
-    Raises:
-        ValueError: as `rllc.law.chosen_inverse`; or it is a GramianRidge, which a rule has no Gramian for.
-    """
-    if inverse is None:
-        return DiagonalRidge() if eps is None else DiagonalRidge(eps)
-    if isinstance(inverse, GramianRidge):
-        raise ValueError(
-            f"inverse={inverse!r} needs the Gramian of linear memory, which a memory rule does not have; use"
-            f" DiagonalRidge({inverse.eps})"
-        )
-    return _law.chosen_inverse(eps, inverse)
 
 
 def first_fault(works: Sequence[Work]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rllc.torch.learning import Learned
+from rllc.torch.parts import params_of
 
 __all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "restore"]
 
@@ -82,8 +83,7 @@ def restore(
 ) -> None:
     """Units of a dtype of their own and hidden arrays as saved: torch has cast them to their parameter's."""
     numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
-    params = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
-    for number, p in zip(numbers, params, strict=True):
+    for number, p in zip(numbers, params_of(optimizer.param_groups), strict=True):
         kept = saved["state"].get(number, {})
         dtypes = {name: kept[name].dtype for name in hidden_names(kept)}
         if dtype is not None and kept:

@@ -15,7 +15,7 @@ from rllc.torch import foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
-__all__ = ["check", "chosen"]
+__all__ = ["check", "check_rate", "chosen"]
 
 
 def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
@@ -50,7 +50,7 @@ def check(group: dict[str, Any], defaults: dict[str, Any], rule: MemoryRule | No
             fused both, or one of them where there is none; with the remedy.
     """
     for name in ("lr", "law_lr", "weight_decay"):
-        _check_rate(name, group[name])
+        check_rate(name, group[name])
     for name in ("memory", "scope"):
         if group[name] != defaults[name]:
             raise ValueError(
@@ -70,7 +70,8 @@ def check(group: dict[str, Any], defaults: dict[str, Any], rule: MemoryRule | No
         raise ValueError(f"fused=True: {why_not}")
 
 
-def _check_rate(name: str, value: Any) -> None:
+def check_rate(name: str, value: Any) -> None:
+    """Refuse a rate, a number or a tensor of one entry, that is negative or not finite; ValueError."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rllc.torch.parts import real
+from rllc.torch.parts import params_of, real
 
 __all__ = [
     "Spread",
@@ -27,6 +28,7 @@ __all__ = [
     "local",
     "offset",
     "placed_as",
+    "renewed",
     "several",
     "spread",
     "total",
@@ -74,6 +76,16 @@ def spread(params: list[Tensor]) -> Spread | None:
     if size == dist.get_world_size():
         groups = [dist.group.WORLD]
     return Spread(params, copies, groups, sharded[0].device_mesh.device_type)
+
+
+def renewed(before: Spread | None, groups: Iterable[dict[str, Any]]) -> Spread | None:
+    """`spread` of the parameters in these groups; `before`, of the last step, if they are still the same."""
+    if not several():
+        return None
+    params = params_of(groups)
+    if before and len(params) == len(before.params) and all(map(operator.is_, params, before.params)):
+        return before
+    return spread(params)
 
 
 def _check(p: Any) -> None:
