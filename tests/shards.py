@@ -541,6 +541,39 @@ def whole_state(place):
             for o, n in ((opt, net), (other, again))]  # fmt: skip
 
 
+def in_float8(place, folder, stage):
+    """Units in float8: each stage takes over the last one's checkpoint, says what it got, and goes on."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(200, 37), nn.Linear(37, 3))  # rows that no number of processes divides
+    mesh = place.meshes["line"]
+    fully_shard(net, mesh=mesh)
+    torch.manual_seed(0)
+    across = nn.Parameter(distribute_tensor(torch.randn(64, 128), mesh, [Shard(1)]))
+    opt = RLLC([*net.parameters(), across], "M(0.9) + M(0)", 0.01, 0.01, memory_dtype=torch.float8_e4m3fn)
+    params = opt.param_groups[0]["params"]
+
+    def go(steps):
+        for _ in range(steps):
+            for p in params:
+                p.grad = torch.cos(p.detach() * 3)
+            opt.step()
+
+    def kept():
+        units = {name: local(x).clone() for name, x in opt.state[params[0]].items()}
+        return {"law": opt.law, "units": units, "across": opt.state[across]["m1"].dtype}
+
+    go(1)
+    if stage:
+        state = {"opt": dict(enumerate(opt.state[p] for p in params))}
+        dcp.load(state, checkpoint_id=f"{folder}/float8{stage - 1}")
+        for p, own in zip(params, state["opt"].values(), strict=True):
+            opt.state[p].update(own)
+    found = {"got": kept()}
+    go(3)
+    dcp.save({"opt": dict(enumerate(opt.state[p] for p in params))}, checkpoint_id=f"{folder}/float8{stage}")
+    return found | {"left": kept()}
+
+
 # --- Processes ------------------------------------------------------------------------------------
 
 
@@ -564,7 +597,8 @@ def process(rank, folder):
 
 def answers(phase, folder):
     place = Meshes()
-    asked = {"resharded": lambda place: resharded(place, folder, phase)}
+    stages = resharded, in_float8
+    asked = {case.__name__: functools.partial(case, folder=folder, stage=phase) for case in stages}
     if phase < 2:
         asked |= CASES | FACTS | {"whole_state": whole_state} | (CASES_OF_FOUR if place.world == 4 else {})
     return {name: case(place) for name, case in asked.items()}

@@ -171,6 +171,27 @@ def test_a_checkpoint_goes_from_four_processes_to_two_and_back(answers, name):
             torch.testing.assert_close(got["units"], want["units"], rtol=1e-5, atol=1e-6)
 
 
+def test_units_in_float8_go_over_shards_and_to_other_numbers_of_processes(answers):
+    for phase, world in enumerate((4, 2, 4)):
+        given = answers(phase, "in_float8")
+        assert {answer["left"]["across"] for answer in given} == {torch.float32}  # its rows are cut
+        assert_same([answer["left"]["law"] for answer in given], [given[0]["left"]["law"]] * world)
+        units = given[0]["left"]["units"]
+        assert {name: x.dtype for name, x in units.items()} == {
+            "m1": torch.float8_e4m3fn,
+            "m2": torch.float8_e4m3fn,
+            "h1": torch.float32,
+            "h2": torch.float32,
+        }
+        for name in units if phase else ():
+            got, left = (
+                torch.cat([answer[when]["units"][name].float() for answer in answers(at, "in_float8")])
+                for when, at in (("got", phase), ("left", phase - 1))
+            )
+            assert got.shape[0] == 37
+            assert_same(got, left)
+
+
 def test_a_full_state_is_taken_over_to_the_bit(answers, world):
     """From the first process, into an optimizer with other rates and another seed: all books, and on."""
     for first, second in answers(WORLDS[world], "whole_state"):

@@ -65,7 +65,7 @@ class Bench:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to measure; auto takes a GPU if PyTorch sees one."""
 
-    memory_dtype: Literal["float32", "bfloat16"] = "float32"
+    memory_dtype: Literal["float32", "bfloat16", "float8_e4m3fn"] = "float32"
     """Of the memory units; parameters are float32."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("bench.json")

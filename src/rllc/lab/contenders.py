@@ -7,7 +7,6 @@ measure("gpt2", memories, setting)      Timings of the list, alone and, where it
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import os
 import time
@@ -40,11 +39,8 @@ COPY, SUM = "copy", "sum in place"
 # Words for each number. A copy on a CPU also reads what it overwrites, which is not counted: hence the sum.
 MOVED = {COPY: 2, SUM: 3}
 
-# How RLLC is asked for each implementation; one whose name is no argument of RLLC is not there yet.
-_FLAGS = tuple(name for name in ("foreach", "fused") if name in inspect.signature(RLLC).parameters)
-IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
-    name: {flag: flag == name for flag in _FLAGS} for name in _FLAGS
-}
+# Arguments of an optimizer that ask for one; "fastest" names none.
+IMPLEMENTATIONS = ("foreach", "fused")
 
 
 class Kind(NamedTuple):
@@ -138,18 +134,17 @@ LISTS: dict[str, Callable[[bool], Shapes]] = {
 
 def build(kind: Kind, params: Iterable[Tensor], dtype: torch.dtype) -> torch.optim.Optimizer:
     """torch's own AdamW or SGD, RLLCAdamW, or RLLC with that memory, its units of this dtype."""
-    flags: dict[str, Any] = {name: name == kind.implementation for name in ("foreach", "fused")}
+    named = kind.implementation in IMPLEMENTATIONS
+    flags: dict[str, Any] = {name: name == kind.implementation for name in IMPLEMENTATIONS if named}
     match kind.optimizer:
         case "AdamW":
             return torch.optim.AdamW(params, lr=LR, **flags)
         case "SGD, momentum":
             return torch.optim.SGD(params, lr=LR, momentum=0.9, **flags)
         case "RLLCAdamW" | "RLLCAdamW, no average":
-            flags = flags if kind.implementation in flags else {}
             average = 9.0 if kind.optimizer == AVERAGED else None
             return RLLCAdamW(params, lr=LR, law_lr=LAW_LR, average=average, **flags)
         case memory:
-            flags = IMPLEMENTATIONS[kind.implementation]
             return RLLC(params, memory, lr=LR, law_lr=LAW_LR, memory_dtype=dtype, **flags)
 
 
@@ -169,7 +164,7 @@ def words(optimizer: str) -> int:
 
 def offered(memory: str, setting: Setting) -> Iterator[Kind]:
     """RLLC with this memory in each implementation that works here; says why one does not."""
-    for name in IMPLEMENTATIONS:
+    for name in ("fastest",) if setting.memory_dtype == torch.float8_e4m3fn else IMPLEMENTATIONS:
         p = nn.Parameter(torch.ones(8, device=setting.device))
         p.grad = torch.ones_like(p)
         try:

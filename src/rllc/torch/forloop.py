@@ -15,7 +15,7 @@ from torch import Tensor
 from rllc.torch.parts import Part, wide_dtype
 from rllc.torch.passes import Array, Step, held_back, unit_rounded, upper_triangle
 
-__all__ = ["advance", "gram"]
+__all__ = ["Basis", "advance", "gram"]
 
 
 # A basis is read as basis[i][j]: under torch.compile it is tuples.

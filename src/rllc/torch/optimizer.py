@@ -15,18 +15,20 @@ from rllc.law import Cutoff, LawStep, RelaxedInverse
 from rllc.memory import MemoryRule
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
-from rllc.torch import early, learning, rules, saved, selection, shards, stepping
+from rllc.torch import early, float8, learning, rules, saved, selection, shards, stepping
 from rllc.torch.around import Around
 from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
 from rllc.torch.parts import Part, Unit, cut, params_of, real
+from rllc.torch.passes import Passes
 from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
 
 __all__ = ["RLLC"]
 
-MEMORY_DTYPES = (None, torch.float32, torch.bfloat16)
+MEMORY_DTYPES = (None, torch.float32, torch.bfloat16, float8.DTYPE)
+ROUNDED = (torch.bfloat16, float8.DTYPE)  # stochastically
 SCOPES = ("all", "group", "tensor")
 SPREADING = 0x9E3779B1  # odd: 32-bit multiples of it differ
 
@@ -94,8 +96,10 @@ class RLLC(Averaging):
             graphs want it. None: on accelerators, unless `inverse` is a Cutoff. Under torch.compile always.
             Rates that change belong into tensors then, on that device. What a rule makes that is not finite
             skips the step there, since nobody can be told.
-        memory_dtype: of the units: torch.bfloat16 rounds them stochastically, torch.float32 keeps them
-            whole beside parameters of half precision; None: as the parameters.
+        memory_dtype: of the units: torch.bfloat16 rounds them stochastically, torch.float8_e4m3fn too, in
+            blocks with a scale each (`rllc.torch.float8`: for β up to about 0.95, and slowly, as there are
+            no fused kernels); torch.float32 keeps them whole beside parameters of half precision; None: as
+            the parameters.
         seed: of the stochastic rounding.
         sums_in_backward: take each gradient's sums in the backward pass, while it is in cache. Not where
             gradients change afterwards: clipping, scaling, several processes; refused as far as seen.
@@ -162,7 +166,7 @@ class RLLC(Averaging):
         }
         super().__init__(params, defaults)
         learned = saved.fresh(self.first_law, self._scopes())
-        self.param_groups[0] |= saved.books(learned, seed if memory_dtype is torch.bfloat16 else None)
+        self.param_groups[0] |= saved.books(learned, seed if memory_dtype in ROUNDED else None)
         self._open_average(average, buffers)
         self._settle()
 
@@ -194,7 +198,7 @@ class RLLC(Averaging):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            selection.check(group, self.defaults, self._rule)
+            selection.check(group, self.defaults, self._rule, self.memory_dtype)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -328,11 +332,11 @@ class RLLC(Averaging):
                 self._begin(p, state)
         for unit, name in zip(memory, self._names, strict=True):
             unit += [state[name] for state in states]
-        for state in states if self._rule else ():
+        for state in states if self._rule or self.memory_dtype == float8.DTYPE else ():
             names = saved.hidden_names(state)
             hidden += [state[name] for name in names]
             counts.append(len(names))
-        numbers += taking if self.memory_dtype is not torch.bfloat16 else self._places(group, taking)
+        numbers += taking if self.memory_dtype not in ROUNDED else self._places(group, taking)
 
     def _places(self, group: dict[str, Any], taking: Iterable[int]) -> list[int]:
         """Places in a group as places in the whole optimizer, which stochastic rounding goes by."""
@@ -349,9 +353,12 @@ class RLLC(Averaging):
                 " opt.step() out of what is compiled"
             )
         hidden = rules.begin(self._rule, p) if self._rule else {}
-        like = p if self.memory_dtype is None else real(p)
-        for name in self._names:
-            state[name] = torch.zeros_like(like, dtype=self.memory_dtype)
+        if self.memory_dtype == float8.DTYPE:
+            state.update(float8.begin(p, self._names))
+        else:
+            like = p if self.memory_dtype is None else real(p)
+            for name in self._names:
+                state[name] = torch.zeros_like(like, dtype=self.memory_dtype)
         state.update(hidden)
         self._begin_average(p, state)
 
@@ -359,8 +366,10 @@ class RLLC(Averaging):
         """One for each group; in scope "tensor" for each parameter, in shards for each number of copies."""
         plans, shares, first = itertools.chain(self._plans, itertools.repeat(None)), [], 0
         for number, group in enumerate(self.param_groups):
-            part, passes = self._part(group), selection.chosen(group, group["params"][0].device, self._rule)
-            room = stepping.room(group, self.memory_dtype) if self._spread else None
+            part, passes = self._part(group), self._passes(group)
+            # Of float8 the entries cannot be looked at, but it holds what float32 does.
+            by_norms = self._spread or self.memory_dtype == float8.DTYPE
+            room = stepping.room(group, self.memory_dtype) if by_norms else None
             for law, copies, chosen in stepping.cuts(
                 self.scope, number, group["params"], first, self._spread
             ):
@@ -385,6 +394,9 @@ class RLLC(Averaging):
             params, gradient, *memory = ([real(t) for t in unit] for unit in (params, gradient, *memory))
         return Part(params, gradient, memory, numbers, [0] * len(numbers), cut(hidden, counts), owners)
 
+    def _passes(self, group: dict[str, Any]) -> Passes:
+        return selection.chosen(group, group["params"][0].device, self._rule, self.memory_dtype)
+
     def _sums(self, share: Share) -> Tensor:
         if self._early is None or not share.part.params:
             return stepping.sums(self._solver, share, self._home)
@@ -393,7 +405,7 @@ class RLLC(Averaging):
     def _sums_of_one(self, p: Tensor) -> Tensor:
         """Of one parameter and its gradient, in the backward pass."""
         [group] = [group for group in self.param_groups if any(p is q for q in group["params"])]
-        passes = selection.chosen(group, p.device)
+        passes = self._passes(group)
         share = stepping.share(group, self._part(group | {"params": [p]}), passes)
         return stepping.sums(self._solver, share, self._home)
 
@@ -407,5 +419,7 @@ def _check_options(opt: RLLC) -> None:
         raise ValueError(f"law_step must be a rllc.law.LawStep, such as LawStep(q=1.5), got {opt.law_step!r}")
     if opt._rule and opt.guard:
         raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
+    if opt._rule and opt.memory_dtype == float8.DTYPE:
+        raise ValueError(f"memory_dtype={float8.DTYPE} is for linear memory; give a memory rule bfloat16")
     if opt._rule and opt.sums_in_backward:
         raise ValueError("sums_in_backward=True: a memory rule needs the gradients later again; leave it out")

@@ -7,9 +7,10 @@
     foreach    one call for all tensors of a unit, in pieces that bound the extra memory
     fused_cpu  numba kernels that read and write everything once (`pip install "rllc[fast]"`)
     fused_cuda Triton kernels that do; on a GPU, for fused=True
+    float8     the plain text around units in float8, one tensor at a time
     rules      M, H <- U(M, H, g, θ) of any memory rule, one tensor at a time
 
-All of them agree, but the last, which is for other memory: sums to float64 rounding; memory and parameters
+All but the last two, which are for other memory, agree: sums to float64 rounding; memory and parameters
 to two units in the last place a step. What makes a pass over shards complete is a sum of what `gram` returns
 (`rllc.torch.shards.total`).
 """

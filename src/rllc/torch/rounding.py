@@ -1,4 +1,4 @@
-"""Stochastic rounding to bfloat16, from a hash instead of a generator.
+"""Stochastic rounding, to bfloat16 for one, from a hash instead of a generator.
 
 A number between two neighbours of bfloat16 becomes the upper one with the probability of its distance
 from the lower one, so that its mean is exact: a unit with β = 0.999, whose changes are smaller than half a
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["key", "mix", "stochastic"]
+__all__ = ["key", "mix", "stochastic", "uniform"]
 
 LOW = 0xFFFFFFFF
 
@@ -36,8 +36,18 @@ def stochastic(x: Tensor, key: Any, start: int = 0) -> Tensor:
 
     The magnitude of a finite number is rounded; x must hold no others.
     """
-    places = torch.arange(start, start + x.numel(), device=x.device)
-    noise = (mix((places & LOW) ^ key) & 0xFFFF).to(torch.int32)
+    noise = (_bits(x, key, start) & 0xFFFF).to(torch.int32)
     # Carries from the lower half of the bits into the upper one are the roundings away from zero.
     bits = x.view(torch.int32) + noise.as_strided(x.shape, x.stride())
     return (bits & -0x10000).view(torch.float32).to(torch.bfloat16)
+
+
+def uniform(x: Tensor, key: Any, start: int = 0) -> Tensor:
+    """A float32 number in [0, 1) for each entry of contiguous x."""
+    return (_bits(x, key, start) >> 8).to(torch.float32).view(x.shape) * 2.0**-24
+
+
+def _bits(x: Tensor, key: Any, start: int) -> Tensor:
+    """32 random bits for each entry, in the order of storage; (entries,) int64."""
+    places = torch.arange(start, start + x.numel(), device=x.device)
+    return mix((places & LOW) ^ key)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rllc.torch import float8
 from rllc.torch.learning import Learned
 from rllc.torch.parts import params_of
 
@@ -85,11 +86,17 @@ def restore(
     numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
     for number, p in zip(numbers, params_of(optimizer.param_groups), strict=True):
         kept = saved["state"].get(number, {})
-        dtypes = {name: kept[name].dtype for name in hidden_names(kept)}
-        if dtype is not None and kept:
-            dtypes |= dict.fromkeys(units, dtype)
-        for name, own in dtypes.items():
-            optimizer.state[p][name] = kept[name].to(device=p.device, dtype=own)
+        if not kept:
+            continue
+        hidden = {name: kept[name].to(p.device) for name in hidden_names(kept)}
+        state = optimizer.state[p]
+        state.update(hidden)
+        if float8.DTYPE in (dtype, kept[units[0]].dtype):
+            for name in hidden:
+                del state[name]
+            state.update(float8.converted(kept, p, units, dtype))
+        elif dtype is not None:
+            state.update({name: kept[name].to(device=p.device, dtype=dtype) for name in units})
 
 
 def numpy(x: ArrayLike | Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rllc import law as _law
 from rllc.memory import MemoryRule
-from rllc.torch import foreach, forloop, rules
+from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
@@ -26,13 +26,20 @@ FORLOOP = Passes(_as_it_is, forloop.gram, forloop.advance)
 FOREACH = Passes(_as_it_is, foreach.gram, foreach.advance)
 
 
-def chosen(group: dict[str, Any], device: torch.device, rule: MemoryRule | None = None) -> Passes:
+def chosen(
+    group: dict[str, Any],
+    device: torch.device,
+    rule: MemoryRule | None = None,
+    memory_dtype: torch.dtype | None = None,
+) -> Passes:
     """The implementation that a group asks for; for None the fastest known for this device.
 
-    Memory that is a rule has only one.
+    Memory that is a rule has only one, and so have units in float8.
     """
     if rule is not None:
         return rules.passes(rule, group)
+    if memory_dtype == float8.DTYPE:
+        return float8.PASSES
     if torch.compiler.is_compiling():
         return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
     if device.type == "cuda" and group["fused"]:
@@ -42,7 +49,12 @@ def chosen(group: dict[str, Any], device: torch.device, rule: MemoryRule | None 
     return FORLOOP if group["foreach"] is False else FOREACH
 
 
-def check(group: dict[str, Any], defaults: dict[str, Any], rule: MemoryRule | None = None) -> None:
+def check(
+    group: dict[str, Any],
+    defaults: dict[str, Any],
+    rule: MemoryRule | None = None,
+    memory_dtype: torch.dtype | None = None,
+) -> None:
     """Refuse what a group cannot have.
 
     Raises:
@@ -65,6 +77,8 @@ def check(group: dict[str, Any], defaults: dict[str, Any], rule: MemoryRule | No
             raise ValueError(
                 f"{name}=True: a memory rule is asked for one parameter at a time; leave {name} out"
             )
+        if group[name] and memory_dtype == float8.DTYPE:
+            raise ValueError(f"{name}=True: units in float8 go one parameter at a time; leave {name} out")
     why_not = _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
     if group["fused"] and why_not:
         raise ValueError(f"fused=True: {why_not}")

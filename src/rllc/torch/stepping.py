@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.torch import learning, rules, shards
+from rllc.torch import float8, learning, rules, shards
 from rllc.torch.learning import Constants, Learned, Solver
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes, Step
@@ -80,6 +80,8 @@ def cuts(
 
 def room(group: dict[str, Any], memory_dtype: torch.dtype | None) -> float:
     """The largest number that every unit of the group can hold."""
+    if memory_dtype == float8.DTYPE:
+        memory_dtype = torch.float32  # that of its scales
     return min(torch.finfo(memory_dtype or p.dtype).max for p in group["params"])
 
 
