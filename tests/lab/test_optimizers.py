@@ -20,6 +20,7 @@ from rllc.lab.optimizers import (
     Rates,
     Rllc,
     ScheduleFree,
+    Stored,
     method,
     name_of,
     named,
@@ -27,6 +28,8 @@ from rllc.lab.optimizers import (
     rates_of,
     trials,
 )
+from rllc.lab.tasks import TASKS
+from rllc.lab.training import Cell, canonical, cell_of
 from rllc.torch import RLLC
 
 
@@ -204,6 +207,19 @@ def test_rllc_is_built_with_all_its_settings():
     assert (built.defaults["lr"], built.defaults["law_lr"]) == (0.3, 0.02)
     assert built.law.tolist() == [0.5, -1.0]
     assert (built.inverse, built.guard) == (setting.inverse, False)
+
+
+@pytest.mark.parametrize("name, dtype", [("bfloat16", torch.bfloat16), ("float8", torch.float8_e4m3fn)])
+def test_units_in_fewer_bytes_are_a_setting_of_their_own(name, dtype):
+    full = named(f"M(.9)+M(0),{name}")
+    assert full == f"M(0.9) + M(0.0), {name}"
+    (setting,) = trials(full, Rates((0.1,), (0.01,)))
+    assert setting == Stored(Rllc("M(0.9) + M(0.0)", 0.1, 0.01, (1.0, 1.0)), name)
+    assert (name_of(setting), rates_of(setting)) == (full, (0.1, 0.01))
+    (built,) = (method(setting, torch.nn.Linear(64, 100), 10).optimizer,)
+    assert built.memory_dtype == dtype
+    cell = Cell(TASKS["digits-mlp"], setting, 0, 10, "cpu", 2)
+    assert cell_of(canonical(cell)) == cell
 
 
 def test_the_defaults_written_into_a_record_are_those_of_the_optimizer():

@@ -170,6 +170,15 @@ def test_units_have_their_cost_beside_their_accuracy():
     assert len(made.groups) == 3
 
 
+def test_precision_has_a_line_for_each_dtype():
+    study = STUDIES["precision"]
+    settings = [study.trials(name)[0] for name in study.optimizers]
+    records = [run(s, [0.1, 0.8 + i / 100], steps=3000) for i, s in enumerate(settings)]
+    made = table("precision", records, "last")
+    assert [group.name for group in made.groups] == list(study.optimizers)
+    assert [entries(made, name)[0].text for name in study.optimizers] == ["80.00", "81.00", "82.00"]
+
+
 def test_the_language_model_has_losses_and_rates():
     task = replace(FASHION, name="shakespeare-gpt")
     adam, memory = trials("Adam", Rates())[2], trials("M(0.9)", Rates())[3]

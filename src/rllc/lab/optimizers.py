@@ -51,6 +51,7 @@ __all__ = [
     "Rules",
     "ScheduleFree",
     "Setting",
+    "Stored",
     "knows_its_end",
     "method",
     "name_of",
@@ -95,8 +96,12 @@ class Rllc:
     inverse: RelaxedInverse = field(default_factory=GramianRidge)
     guard: bool = True
 
-    def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def build(
+        self, params: Iterable[nn.Parameter], memory_dtype: torch.dtype | None = None
+    ) -> torch.optim.Optimizer:
         params = list(params)
+        # Named, so that the last bits of a run do not depend on what else is installed.
+        fused = params[0].device.type == "cpu" and memory_dtype != torch.float8_e4m3fn
         return RLLC(
             params,
             self.memory,
@@ -105,9 +110,23 @@ class Rllc:
             law=self.law,
             inverse=self.inverse,
             guard=self.guard,
-            # Named, so that the last bits of a run do not depend on what else is installed.
-            fused=True if params[0].device.type == "cpu" else None,
+            fused=True if fused else None,
+            memory_dtype=memory_dtype,
         )
+
+
+DTYPES = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """`Rllc` with its units in one of DTYPES, rounded stochastically."""
+
+    base: Rllc
+    memory_dtype: str
+
+    def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return self.base.build(params, DTYPES[self.memory_dtype])
 
 
 @dataclass(frozen=True)
@@ -238,7 +257,9 @@ class Averaged:
     average: Exponential | Polynomial
 
 
-Setting = SGD | Adam | Rllc | RllcAdamW | Rules | Hypergradient | ScheduleFree | Cosine | Averaged | Peer
+Setting = (
+    SGD | Adam | Rllc | Stored | RllcAdamW | Rules | Hypergradient | ScheduleFree | Cosine | Averaged | Peer
+)
 
 
 class Method(NamedTuple):
@@ -260,7 +281,7 @@ def method(setting: Setting, net: nn.Module, steps: int) -> Method:
             return Method(base.build(net.parameters()), average=averaged)
         case RllcAdamW() | Rules():
             return Method(setting.build(net))
-        case SGD() | Adam() | Rllc() | Hypergradient() | ScheduleFree():
+        case SGD() | Adam() | Rllc() | Stored() | Hypergradient() | ScheduleFree():
             return Method(setting.build(net.parameters()))
         case _:
             return Method(setting.build(net, steps))
@@ -373,6 +394,8 @@ SHORT_NAMES = {name.lower(): name for name in (*ONE_RATE, HYPERGRADIENT, *ADAPTI
 def named(text: str) -> str:
     """The name of an optimizer as tables have it: of a baseline, or a memory in canonical notation.
 
+    "M(.9)+M(0), bfloat16" is a memory whose units are stored in another dtype.
+
     Raises:
         Refused: the text is neither; the message says what is known or where the notation breaks.
     """
@@ -381,8 +404,9 @@ def named(text: str) -> str:
         return known
     if "(" not in text:
         raise Refused(_unknown(text))
+    notation, *dtype = text.rsplit(",", 1) if text.endswith(tuple(DTYPES)) else (text,)
     try:
-        return repr(parse(text))
+        return ", ".join((repr(parse(notation)), *(name.strip() for name in dtype)))
     except ValueError as reason:
         raise Refused(f"optimizer {text!r}: {reason}") from None
 
@@ -419,6 +443,8 @@ def name_of(setting: Setting) -> str:
             return "Adam"
         case Rllc(memory=memory):
             return memory
+        case Stored(base, dtype):
+            return f"{name_of(base)}, {dtype}"
         case Rules(rules=rules):
             return f"RLLC, {' + '.join(rules)}"
         case RllcAdamW():
@@ -455,7 +481,7 @@ def rates_of(setting: Setting) -> tuple[float, float | None]:
             return lr, second
         case Hypergradient(lr=lr, hyper_lr=second) | AdamHD(lr=lr, hyper_lr=second):
             return lr, second
-        case Cosine(base) | Averaged(base):
+        case Cosine(base) | Averaged(base) | Stored(base):
             return rates_of(base)
         case _:
             return setting.lr, None
@@ -465,8 +491,10 @@ def _two_rates(name: str, lrs: tuple[float, ...], seconds: tuple[float, ...]) ->
     pairs = itertools.product(lrs, seconds)
     if name == HYPERGRADIENT:
         return tuple(Hypergradient(lr, second) for lr, second in pairs)
-    law = (1.0,) * parse(name).k
-    return tuple(Rllc(name, lr, second, law) for lr, second in pairs)
+    memory, *dtype = name.split(", ")
+    law = (1.0,) * parse(memory).k
+    plain = (Rllc(memory, lr, second, law) for lr, second in pairs)
+    return tuple(Stored(setting, *dtype) if dtype else setting for setting in plain)
 
 
 def _unknown(text: str) -> str:

@@ -82,8 +82,8 @@ class Run:
 
     Studies: table1 (the paper's Tables 1 and 2: 11 optimizers, 7 tasks, 3 seeds, 10,000 steps), controls
     (schedules, averages of weights and other learners of the rate, on the same tasks), units (1 to 8 memory
-    units), shakespeare (a language model), adaptive (RLLC-AdamW at one rate beside peers tuned for each of
-    three stopping times, on four tasks).
+    units), precision (units in two bytes and in one), shakespeare (a language model), adaptive (RLLC-AdamW at
+    one rate beside peers tuned for each of three stopping times, on four tasks).
 
     Finished runs are never repeated, long ones go on from their last checkpoint: whatever stops this
     command, the same command goes on. Several commands may work on one folder.
@@ -98,7 +98,7 @@ class Run:
     """
 
     study: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STUDY")]
-    """table1, controls, units, shakespeare or adaptive."""
+    """table1, controls, units, precision, shakespeare or adaptive."""
 
     tasks: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="TASK ...", help_behavior_hint="(default: the study's)")
@@ -161,7 +161,7 @@ class Table:
     folder: Folder
     """Where `rllc run` put its records."""
 
-    study: Literal["table1", "controls", "units", "shakespeare", "adaptive"] = "table1"
+    study: Literal["table1", "controls", "units", "precision", "shakespeare", "adaptive"] = "table1"
     """Whose optimizers. Only table1 has two tables, and adaptive has readings of its own."""
 
     reading: Literal["all", "last", "validation", "best"] = "all"

@@ -59,6 +59,14 @@ STUDIES = {
             steps=3000,
         ),
         Study(
+            "precision",
+            "Accuracy with memory units in fewer bytes",
+            ("fashion-mlp", "cifar10-conv"),
+            ("M(0.9) + M(0.0)", "M(0.9) + M(0.0), bfloat16", "M(0.9) + M(0.0), float8"),
+            Rates((0.03, 0.1), (0.003, 0.01)),
+            steps=3000,
+        ),
+        Study(
             "shakespeare",
             "A language model on tiny Shakespeare",
             ("shakespeare-gpt",),

@@ -43,6 +43,7 @@ from rllc.lab.optimizers import (
     Rules,
     ScheduleFree,
     Setting,
+    Stored,
     method,
 )
 from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
@@ -387,7 +388,7 @@ _TYPES: dict[str, Callable[..., Any]] = {
     kind.__name__: kind
     for kind in (
         *(Task, Source, TextTask, Text),
-        *(SGD, Adam, Rllc, RllcAdamW, Rules, Hypergradient, ScheduleFree),
+        *(SGD, Adam, Rllc, Stored, RllcAdamW, Rules, Hypergradient, ScheduleFree),
         *(Prodigy, DAdaptation, Mechanic, AdEMAMix, Muon, AdamHD),
         *(Cosine, Averaged, Exponential, Polynomial),
         *(GramianRidge, Ridge, Cutoff),

@@ -2,7 +2,7 @@
 
     table(1, records, "validation")              Table 1 of the paper: test loss and accuracy
     table(2, records, "all", "paper")            Table 2: accuracy ± std, three readings, the paper's beside
-    table("controls" | "units" | "shakespeare", records, "last")
+    table("controls" | "units" | "precision" | "shakespeare", records, "last")
     render(table(...), "markdown")               or "latex", or "html", as text
 
 `reading` is one of selection.READINGS, or "all" of them, one below the other.
@@ -38,7 +38,7 @@ from rllc.notation import parse
 
 __all__ = ["FORMATS", "TABLES", "difference", "ranked", "render", "table"]
 
-TABLES = (1, 2, "controls", "units", "shakespeare")
+TABLES = (1, 2, "controls", "units", "precision", "shakespeare")
 CHOSEN = "RLLC, the best on validation"
 BYTES = 4  # of a float32
 ADAM_UNITS = 2
@@ -104,6 +104,8 @@ def table(which: int | str, records: Sequence[Record], reading: str, against: st
             return _controls(found, rows(STUDIES["table1"], records), readings)
         case "units":
             return _units(found, quickest(records), readings)
+        case "precision":
+            return _precision(found, readings)
         case "shakespeare":
             return _shakespeare(found, quickest(records), readings)
     return _paper(which, found, readings, against is not None)
@@ -180,6 +182,13 @@ def _units(found: Rows, times: Times, readings: Sequence[str]) -> Table:
     state = "bytes/parameter: what the optimizer keeps in float32, beside weight and gradient."
     said = (reading_note(readings), *notes(study, found), MS, state)
     return Table(f"{study.title}: {task}, accuracy (%)", tuple(columns), _by_name(names, columns), said)
+
+
+def _precision(found: Rows, readings: Sequence[str]) -> Table:
+    study = STUDIES["precision"]
+    said = (reading_note(readings), *notes(study, found))
+    groups = _groups(study.optimizers, found, (ACCURACY_AND_STD,), readings, False)
+    return Table(f"{study.title}: accuracy (%){_at(readings)}", tasks_in(found), groups, said)
 
 
 def _shakespeare(found: Rows, times: Times, readings: Sequence[str]) -> Table:
