@@ -93,9 +93,9 @@ def test_who_is_chosen(monkeypatch):
         return selection.chosen({"foreach": None, "fused": None, "capturable": None} | asked, device)
 
     fused = selection._fused_cpu()
-    assert chosen() == chosen(fused=True) == fused
+    assert chosen() == chosen(fused=True) == chosen(fused=True, foreach=False) == fused
     assert chosen(foreach=True) == chosen(fused=False) == chosen(meta) == selection.FOREACH
-    assert chosen(foreach=False) == selection.FORLOOP
+    assert chosen(foreach=False) == chosen(foreach=False, fused=False) == selection.FORLOOP
     assert chosen(capturable=True) == selection.FOREACH
     monkeypatch.setattr(selection, "_why_no_numba", lambda: "no numba")
     assert chosen() == selection.FOREACH

@@ -61,6 +61,23 @@ def test_bytes_of_state_are_those_of_the_units(done):
         assert row["state_bytes"] == pytest.approx(4 * units[optimizer], rel=1e-3)
 
 
+def test_what_is_called_fused_takes_no_extra_memory(done):
+    extra = {kind: row["extra_bytes"] for kind, row in rows(done[1], ("flat", ALONE)).items()}
+    assert all(extra[memory, "fused"] < 0.1 < extra[memory, "foreach"] for memory in MEMORIES)
+
+
+def test_gpt2_is_trained_with_its_head_tied():
+    net, text, following = contenders.TRAINED["gpt2"](
+        "gpt2", contenders.Setting("cpu", 1, True, torch.float32, None)
+    )
+    assert text.shape == following.shape == (1, 128)
+    embeddings = 256 * 768 + 128 * 768
+    shapes = LISTS["gpt2"](True)
+    assert sum(p.numel() for p in net.parameters()) == embeddings + sum(map(math.prod, shapes))
+    contenders._loss("gpt2", "cpu", net, text, following).backward()
+    assert {p.grad.dtype for p in net.parameters()} == {torch.float32}
+
+
 def test_extra_bytes_are_what_a_step_allocates_at_once():
     x, scalars = torch.ones(1000), 64
     for step, most in (

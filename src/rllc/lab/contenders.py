@@ -183,7 +183,7 @@ def measure(name: str, memories: Sequence[str], setting: Setting) -> list[Timing
     teams = [BASELINES, (REFERENCE, *WITH_A_LAW)] + [
         (REFERENCE, *offered(memory, setting)) for memory in memories
     ]
-    places = (_alone, _training) if name in networks.NETWORKS else (_alone,)
+    places = (_alone, _training) if name in TRAINED else (_alone,)
     return [
         timing
         for place in places
@@ -208,27 +208,51 @@ def _alone(name: str, team: Sequence[Kind], setting: Setting) -> Iterator[Timing
 
 
 def _training(name: str, team: Sequence[Kind], setting: Setting) -> Iterator[Timing]:
-    """Whole training steps of the lab's network on one made-up batch."""
+    """Whole training steps on one made-up batch."""
     optimizers, steps = {}, {}
     for kind in team:
-        layout = networks.layout(name)
-        net = networks.build(name, IMAGE, seed=0).to(setting.device)
-        net = net.to(memory_format=layout)  # type: ignore[call-overload]
+        net, inputs, labels = TRAINED[name](name, setting)
         optimizers[kind] = build(kind, net.parameters(), setting.memory_dtype)
-        steps[kind] = functools.partial(_train, net, optimizers[kind], *_batch(setting.device, layout))
+        loss = functools.partial(_loss, name, setting.device, net, inputs, labels)
+        steps[kind] = functools.partial(_train, loss, optimizers[kind])
     return _raced(STEP, name, optimizers, steps, setting)
 
 
-def _train(net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+def _train(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
-    F.cross_entropy(net(images), labels).backward()
+    loss().backward()
     optimizer.step()
 
 
-def _batch(device: str, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, *IMAGE, generator=generator).to(device, memory_format=layout)
-    return images, torch.randint(networks.CLASSES, (BATCH,), generator=generator).to(device)
+def _loss(name: str, device: str, net: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """GPT-2's products are in bfloat16, its weights and their gradients in float32."""
+    with torch.autocast(device, torch.bfloat16, enabled=name == "gpt2"):
+        return F.cross_entropy(net(inputs), labels)
+
+
+def _on_images(name: str, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+    """The lab's network, a batch and its labels."""
+    layout, generator = networks.layout(name), torch.Generator().manual_seed(0)
+    net = networks.build(name, IMAGE, seed=0).to(setting.device)
+    images = torch.randn(BATCH, *IMAGE, generator=generator).to(setting.device, memory_format=layout)
+    labels = torch.randint(networks.CLASSES, (BATCH,), generator=generator).to(setting.device)
+    return net.to(memory_format=layout), images, labels  # type: ignore[call-overload]
+
+
+def _on_text(name: str, setting: Setting) -> tuple[nn.Module, Tensor, Tensor]:
+    """GPT-2 small, a batch of symbols and the next ones; of a step on a CPU the optimizer is a large part."""
+    shape = (8, 1024) if setting.device == "cuda" else (1, 128)
+    symbols, blocks = (256, 1) if setting.quick else (50257, 12)
+    text = torch.randint(symbols, (2, *shape), generator=torch.Generator().manual_seed(0))
+    net = networks.gpt2((shape[1],), symbols, blocks).to(setting.device)
+    return net, *text.to(setting.device)
+
+
+TRAINED: dict[str, Callable[[str, Setting], tuple[nn.Module, Tensor, Tensor]]] = {
+    "mlp": _on_images,
+    "resnet20": _on_images,
+    "gpt2": _on_text,
+}
 
 
 def _raced(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "build", "conv", "gpt", "layout", "mlp", "resnet20"]
+__all__ = ["NETWORKS", "build", "conv", "gpt", "gpt2", "layout", "mlp", "resnet20"]
 
 CLASSES = 10
 CHARACTERS = 65  # the alphabet of tiny Shakespeare
@@ -101,14 +101,16 @@ LEVELS = (
 
 def gpt(shape: Shape, width: int = 96, blocks: int = 2, heads: int = 4) -> nn.Module:
     """GPT-2's architecture (pre-norm, GELU, learned positions), small; no dropout, a head of its own."""
-    (context,) = shape
-    return nn.Sequential(
-        _Embedding(context, width),
-        *(layer for _ in range(blocks) for layer in (_attention(width, heads), _feed_forward(width))),
-        nn.LayerNorm(width),
-        nn.Linear(width, CHARACTERS),
-        _CharactersSecond(),
-    )
+    return _gpt(shape, CHARACTERS, width, blocks, heads, nn.Linear(width, CHARACTERS))
+
+
+def gpt2(shape: Shape, symbols: int = 50257, blocks: int = 12) -> nn.Module:
+    """GPT-2 small, 124,439,808 parameters for a context of 1,024: the head is the embedding."""
+    width = 768
+    head = nn.Linear(width, symbols, bias=False)
+    net = _gpt(shape, symbols, width, blocks, 12, head)
+    head.weight = net[0].character.weight  # type: ignore[union-attr, assignment]
+    return net
 
 
 NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
@@ -154,9 +156,9 @@ class _Block(nn.Module):
 class _Embedding(nn.Module):
     """Characters (n, context) int64 to (n, context, width): a vector for each plus one for its place."""
 
-    def __init__(self, context: int, width: int) -> None:
+    def __init__(self, context: int, characters: int, width: int) -> None:
         super().__init__()
-        self.character = nn.Embedding(CHARACTERS, width)
+        self.character = nn.Embedding(characters, width)
         self.place = nn.Embedding(context, width)
 
     def forward(self, characters: Tensor) -> Tensor:
@@ -196,6 +198,19 @@ class _CharactersSecond(nn.Module):
 
 def _truncated_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+
+
+def _gpt(
+    shape: Shape, characters: int, width: int, blocks: int, heads: int, head: nn.Module
+) -> nn.Sequential:
+    (context,) = shape
+    return nn.Sequential(
+        _Embedding(context, characters, width),
+        *(layer for _ in range(blocks) for layer in (_attention(width, heads), _feed_forward(width))),
+        nn.LayerNorm(width),
+        head,
+        _CharactersSecond(),
+    )
 
 
 def _attention(width: int, heads: int) -> nn.Module:

@@ -42,9 +42,10 @@ def chosen(
         return float8.PASSES
     if torch.compiler.is_compiling():
         return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
-    if device.type == "cuda" and group["fused"]:
-        return _fused_cuda()
-    if group["fused"] is not False and group["foreach"] is None and not _why_not_fused_on_cpu(group, device):
+    if group["fused"]:
+        return _fused_cuda() if device.type == "cuda" else _fused_cpu()
+    unsaid = group["fused"] is None and group["foreach"] is None
+    if unsaid and not _why_not_fused_on_cpu(group, device):
         return _fused_cpu()
     return FORLOOP if group["foreach"] is False else FOREACH
 
