@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rllc.memory import Adam
-from rllc.torch import RLLC, float8
+from rllc.torch import RLLC, float8, foreach
 from test_torch import assert_same
 
 FLOAT8 = torch.float8_e4m3fn
@@ -68,6 +68,12 @@ def test_a_number_becomes_one_of_its_neighbours(shape, key):
     assert ((float8.decoded(codes, scale) - unit).abs() <= limit * (1 + 1e-6)).all()
     again = float8.encoded(float8.decoded(codes, scale))
     assert_same((again[0].view(torch.uint8), again[1]), (codes.view(torch.uint8), scale))
+
+
+def test_a_process_may_have_no_row():
+    codes, scale = float8.encoded(torch.zeros(0, 300))
+    assert (codes.shape, scale.shape) == ((0, 300), (0, 2))
+    assert float8.decoded(codes, scale).shape == (0, 300)
 
 
 def test_rounding_is_unbiased():
@@ -137,7 +143,7 @@ def test_a_run_is_that_of_float32_units_but_for_noise():
 def test_how_a_step_is_cut_changes_no_bit(monkeypatch):
     found = []
     for room in (1, 2000, 1 << 20):
-        monkeypatch.setattr(float8, "ROOM", {"cpu": room})
+        monkeypatch.setattr(foreach, "ROOM", {"cpu": room})
         p, q = nn.Parameter(torch.zeros(37, 300)), nn.Parameter(torch.zeros(5001))
         opt = RLLC([p, q], "M(0.9) + M(0)", 0.1, 0.0, memory_dtype=FLOAT8)
         for t in range(3):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rllc.torch import forloop, rounding, shards
+from rllc.torch import foreach, forloop, rounding, shards
 from rllc.torch.forloop import Basis
 from rllc.torch.parts import Part, real
 from rllc.torch.passes import Passes, Step
@@ -33,9 +33,6 @@ LARGEST = torch.finfo(DTYPE).max
 LEAST_STEP = 2.0**-9  # between two numbers of float8
 BLOCK = 256
 FEW = 4096
-# Entries of a piece of a parameter in the passes.
-ROOM = {"cpu": 1 << 16}
-ROOM_ELSEWHERE = 1 << 24
 
 
 # --- A unit -----------------------------------------------------------------------------------------------
@@ -68,14 +65,15 @@ def _blocks(unit: Tensor) -> Tensor:
     if unit.dim() == 1:
         return functional.pad(unit, (0, -len(unit) % BLOCK)).view(-1, 1, BLOCK)
     blocks, size = _cut(unit.shape)
-    rows = unit.reshape(len(unit), -1)
-    return functional.pad(rows, (0, blocks * size - rows.shape[1])).view(len(unit), blocks, size)
+    columns = math.prod(unit.shape[1:])
+    rows = unit.reshape(len(unit), columns)  # none in a process without a part of the parameter
+    return functional.pad(rows, (0, blocks * size - columns)).view(len(unit), blocks, size)
 
 
 def _unblocked(x: Tensor, shape: torch.Size) -> Tensor:
     if len(shape) == 1:
         return x.reshape(-1)[: shape[0]]
-    return x.view(shape[0], -1)[:, : math.prod(shape[1:])].reshape(shape)
+    return x.flatten(1)[:, : math.prod(shape[1:])].reshape(shape)
 
 
 def _cut(shape: torch.Size) -> tuple[int, int]:
@@ -176,7 +174,7 @@ def _pieces(part: Part) -> Iterator[Part]:
             continue
         blocks, size = _cut(theta.shape)
         rows, width = (len(theta), 1) if theta.dim() > 1 else (math.ceil(len(theta) / BLOCK), BLOCK)
-        room = max(1, ROOM.get(theta.device.type, ROOM_ELSEWHERE) // (blocks * size))
+        room = max(1, foreach.room(theta.device) // (blocks * size))
         for first in range(0, rows, room):
             cut, its = slice(first * width, (first + room) * width), slice(first, first + room)
             yield Part(

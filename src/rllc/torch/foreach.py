@@ -15,7 +15,7 @@ from torch import Tensor
 from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 from rllc.torch.passes import Array, Step, held_back, unit_rounded
 
-__all__ = ["advance", "gram"]
+__all__ = ["advance", "gram", "room"]
 
 # Entries of a piece. On the CPU k + 2 rows of it fit into a second-level cache; an accelerator wants few
 # large calls.
@@ -29,7 +29,7 @@ def gram(part: Part, basis: Array) -> Tensor:
     combine = torch.from_numpy(basis).to(device)
     single = torch.zeros((basis.shape[0],) * 2, dtype=torch.float64, device=device)
     double = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=device)
-    for piece in pieces(part, _room(device)):
+    for piece in pieces(part, room(device)):
         rows = _gathered(piece)
         if rows.dtype == torch.float64:
             # Units combined before they are squared lose half the digits of units combined after.
@@ -61,7 +61,7 @@ def _scaled_gram(rows: Tensor) -> Tensor:
 
 def advance(part: Part, step: Step) -> None:
     """M <- M B + g aᵀ, all units from the old ones, then θ <- keep θ + M weights."""
-    for piece in pieces(part, _room(part.params[0].device)):
+    for piece in pieces(part, room(part.params[0].device)):
         memory, params = [_wide(unit, piece) for unit in piece.memory], _wide(piece.params, piece)
         _remember(memory, held_back(step, _wide(piece.gradient, piece)), step)
         if isinstance(step.keep, Tensor) or step.keep != 1:
@@ -109,5 +109,6 @@ def _wide(unit: Unit, piece: Part) -> Unit:
     return unit if unit[0].dtype == dtype else [t.to(dtype) for t in unit]
 
 
-def _room(device: torch.device) -> int:
+def room(device: torch.device) -> int:
+    """How many entries of a parameter are taken at a time."""
     return ROOM.get(device.type, ROOM_ELSEWHERE)
