@@ -12,7 +12,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from pathlib import Path
+
 from hypothesis import settings
+
+# Modules that take long begin first, so that no process is left with one at the end.
+LONG = (
+    *("test_optax", "test_cluster", "test_torch_scale", "test_faults", "test_torch", "test_examples"),
+    *("test_readme", "test_torch_faults", "test_compare", "test_optax_rules", "test_optax_sharded"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(name) if (name := Path(item.path).stem) in LONG else len(LONG))
+
 
 # Machines differ in speed, results must not: no deadline, the same examples every time.
 settings.register_profile("rllc", deadline=None, derandomize=True, max_examples=40)
