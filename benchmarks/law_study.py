@@ -30,8 +30,8 @@ from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence.drawing import FAINT, INK, MEMORIES, dress, title
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import Folder, replacing
-from rllc.lab.optimizers import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting, rates_of
 from rllc.lab.records import Record
+from rllc.lab.settings import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting, rates_of
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, Point, digest
 

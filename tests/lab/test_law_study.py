@@ -12,8 +12,8 @@ import torch
 
 from rllc.lab import records
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import Cosine, RllcAdamW, Rules, method, name_of, rates_of
 from rllc.lab.records import Record
+from rllc.lab.settings import Cosine, RllcAdamW, Rules, method, name_of, rates_of
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, train
 from rllc.law import LawStep
