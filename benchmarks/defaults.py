@@ -19,9 +19,9 @@ from rich.progress import Progress
 from rllc import FixedLaw, parse
 from rllc.lab import sweep
 from rllc.lab.files import replacing
-from rllc.lab.optimizers import Rllc
 from rllc.lab.records import read
 from rllc.lab.selection import best_point, choose, finished
+from rllc.lab.settings import Rllc
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, points_for
 from rllc.law import GramianRidge

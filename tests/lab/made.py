@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from rllc.lab.optimizers import SGD, Adam, Rates, Rllc, trials
+from rllc.lab.optimizers import Rates, trials
 from rllc.lab.records import Record
+from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, Point, Result
 

@@ -24,11 +24,12 @@ from rllc.lab.evidence import adaptive as evidence
 from rllc.lab.evidence import adaptive_figure, adaptive_results
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import Adam, RllcAdamW, named
+from rllc.lab.optimizers import named
 from rllc.lab.options import Figure, Run, Table
 from rllc.lab.records import Record, write
 from rllc.lab.run import main, plans
 from rllc.lab.search import making
+from rllc.lab.settings import Adam, RllcAdamW
 from rllc.lab.sweep import pool
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Point, Result, evaluation_steps

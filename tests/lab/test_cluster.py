@@ -15,7 +15,7 @@ from made import TWO_UNITS, cell
 from rllc.lab import checkpoints, records, sweep, training
 from rllc.lab.errors import Broken, OutOfTime, Refused
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import SGD
+from rllc.lab.settings import SGD
 from rllc.lab.training import digest, train
 
 ray = pytest.importorskip("ray")

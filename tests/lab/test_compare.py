@@ -14,9 +14,10 @@ from PIL import Image
 from rllc.lab import cli, records
 from rllc.lab.compare import COLUMNS, notes, plan, table
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import DEFAULTS, SGD, rates_of
+from rllc.lab.optimizers import DEFAULTS
 from rllc.lab.options import Compare
 from rllc.lab.selection import Row, best_point, choose
+from rllc.lab.settings import SGD, rates_of
 from rllc.lab.training import train
 
 MINIATURE = ["compare", "digits-mlp", "--steps", "40", "--seeds", "2", "--workers", "2", "--out"]

@@ -23,7 +23,9 @@ from rich.console import Console
 from rllc.lab import checkpoints, files, records, run, runs, sweep, training
 from rllc.lab.errors import Broken, Damaged
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import (
+from rllc.lab.options import Prune, Run
+from rllc.lab.search import Plan, making, search
+from rllc.lab.settings import (
     SGD,
     Adam,
     Averaged,
@@ -33,8 +35,6 @@ from rllc.lab.optimizers import (
     Polynomial,
     ScheduleFree,
 )
-from rllc.lab.options import Prune, Run
-from rllc.lab.search import Plan, making, search
 from rllc.lab.sweep import finish
 from rllc.lab.tasks import Examples, Splits
 from rllc.lab.training import digest, train

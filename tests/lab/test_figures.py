@@ -10,8 +10,9 @@ from made import TWO_UNITS, record
 from matplotlib.colors import to_rgb
 
 from rllc.lab.evidence.figures import colours, comparison, spread, unit_names
-from rllc.lab.optimizers import DEFAULTS, PAPER, SGD
+from rllc.lab.optimizers import DEFAULTS, PAPER
 from rllc.lab.selection import Row
+from rllc.lab.settings import SGD
 from rllc.notation import parse
 
 

@@ -1,6 +1,5 @@
 """The study of the law: its settings, its table from records made by hand, how predictions are decided."""
 
-import importlib.util
 import math
 import sys
 from dataclasses import replace
@@ -12,27 +11,21 @@ import torch
 
 from rllc.lab import records
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import Cosine, RllcAdamW, Rules, method, name_of, rates_of
 from rllc.lab.records import Record
+from rllc.lab.settings import Cosine, RllcAdamW, Rules, method, name_of, rates_of
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, train
 from rllc.law import LawStep
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import law_predictions as predictions  # noqa: E402
+import law_study as study  # noqa: E402
+import law_variants as variants  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def study():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("law_study", ROOT / "benchmarks" / "law_study.py")
-    module = sys.modules["law_study"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["law_study"]
-
-
-@pytest.fixture(scope="module")
-def kept(study):
+def kept():
     return study.load(study.OUT)
 
 
@@ -52,10 +45,10 @@ def made(cell, accuracy, law=1.0, train_loss=0.5, diverged_at=None):
 # Settings
 
 
-def test_every_cell_is_read_again_as_it_was_written(study):
-    found = study.cells(study.MARKS, study.VARIANTS, 2, study.READINGS)
+def test_every_cell_is_read_again_as_it_was_written():
+    found = variants.cells(variants.MARKS, variants.VARIANTS, 2, variants.READINGS)
     # Two seeds, three tasks; two readings but of cosine and of two units; the pictures' beginnings.
-    assert len(found) == 2 * 3 * (2 * len(study.VARIANTS) - 2) + len(study.DRAWN)
+    assert len(found) == 2 * 3 * (2 * len(variants.VARIANTS) - 2) + len(variants.DRAWN)
     assert [cell_of(canonical(cell)) for cell in found] == found
     assert len({digest(cell) for cell in found}) == len(found)
 
@@ -91,27 +84,27 @@ def test_adam_as_a_rule_is_rllc_adamw_measured_at_its_average():
     np.testing.assert_allclose([p.valid_loss for p in averaged], [p.valid_loss for p in ours], rtol=1e-4)
 
 
-def test_laws_of_tensors_stand_one_after_the_other(study):
+def test_laws_of_tensors_stand_one_after_the_other():
     setting = Rules(("Adam",), 3e-3, 0.1, (1.0,), scope="tensor")
     found = points(setting)[-1]
     assert len(found.law) > 1 and len(set(found.law)) == len(found.law)
-    assert study.size(setting, found) == pytest.approx(3e-3 * np.mean(found.law))
+    assert variants.size(setting, found) == pytest.approx(3e-3 * np.mean(found.law))
     two = Rules(("Adam", "deviation"), 0.1, 0.1, (1.0, 0.0))
-    assert study.size(two, found._replace(law=(3.0, 4.0))) == pytest.approx(0.5)
-    assert math.isnan(study.size(RllcAdamW(), found._replace(law=())))
+    assert variants.size(two, found._replace(law=(3.0, 4.0))) == pytest.approx(0.5)
+    assert math.isnan(variants.size(RllcAdamW(), found._replace(law=())))
 
 
 # What records say
 
 
-def test_the_table_has_both_readings_of_what_was_run(study):
+def test_the_table_has_both_readings_of_what_was_run():
     known = (
-        made(study.cell("fashion-mlp", "default", "average", 0), 0.9, law=3.0, train_loss=0.1)
-        | made(study.cell("fashion-mlp", "default", "average", 1), 0.91, law=5.0, train_loss=0.2)
-        | made(study.cell("fashion-mlp", "default", "last", 0), 0.885)
-        | made(study.cell("fashion-mlp", "cosine", "last", 0), 0.88)
-        | made(study.cell("fashion-mlp", "two units", "last", 0), 0.1, diverged_at=2000)
-        | made(study.cell("shakespeare-gpt", "default", "average", 0), -0.85)
+        made(variants.cell("fashion-mlp", "default", "average", 0), 0.9, law=3.0, train_loss=0.1)
+        | made(variants.cell("fashion-mlp", "default", "average", 1), 0.91, law=5.0, train_loss=0.2)
+        | made(variants.cell("fashion-mlp", "default", "last", 0), 0.885)
+        | made(variants.cell("fashion-mlp", "cosine", "last", 0), 0.88)
+        | made(variants.cell("fashion-mlp", "two units", "last", 0), 0.1, diverged_at=2000)
+        | made(variants.cell("shakespeare-gpt", "default", "average", 0), -0.85)
     )
     text = study.table(known, "fashion-mlp")
     assert text.startswith("## fashion-mlp: test accuracy in %, 2 seeds\n")
@@ -125,14 +118,14 @@ def test_the_table_has_both_readings_of_what_was_run(study):
     assert study.table(known, "cifar10-mlp").endswith("Not run yet.")
 
 
-def test_a_gain_is_of_the_seeds_that_both_have_and_of_losses_the_other_way_round(study):
-    ours, theirs = study.Pick("q = 1.5"), study.Pick("constant")
+def test_a_gain_is_of_the_seeds_that_both_have_and_of_losses_the_other_way_round():
+    ours, theirs = variants.Pick("q = 1.5"), variants.Pick("constant")
 
     def both(task, *accuracies):
         known = {}
         for pick, seed, accuracy in accuracies:
-            known |= made(study.cell(task, pick.name, "average", seed), accuracy)
-        return study.gain(known, task, ours, theirs)
+            known |= made(variants.cell(task, pick.name, "average", seed), accuracy)
+        return variants.gain(known, task, ours, theirs)
 
     accuracies = [(ours, 0, 0.9), (ours, 1, 0.5), (theirs, 0, 0.88), (theirs, 2, 0.1)]
     assert both("fashion-mlp", *accuracies) == pytest.approx(2.0)
@@ -140,43 +133,43 @@ def test_a_gain_is_of_the_seeds_that_both_have_and_of_losses_the_other_way_round
     assert both("fashion-mlp", *accuracies[1:]) is None
 
 
-def test_a_claim_holds_between_its_bounds_and_a_diverged_run_never_does(study):
+def test_a_claim_holds_between_its_bounds_and_a_diverged_run_never_does():
     def judged(value):
-        return study.holds(study.Claim("", lambda known: value, -0.15, 0.15), {})
+        return predictions.holds(predictions.Claim("", lambda known: value, -0.15, 0.15), {})
 
     assert [judged(value) for value in (0.15, -0.15, 0.16, -0.2, math.nan, None)] == [
         *(True, True, False, False, False, None)
     ]
-    assert study.outcome([True, True]) == "as predicted"
-    assert study.outcome([True, None]) == "open"
-    assert study.outcome([None, False, True]) == "not as predicted"
-    assert study.outcome([]) == "the prototype's only"
+    assert predictions.outcome([True, True]) == "as predicted"
+    assert predictions.outcome([True, None]) == "open"
+    assert predictions.outcome([None, False, True]) == "not as predicted"
+    assert predictions.outcome([]) == "the prototype's only"
 
 
-def predicted(study, known):
+def predicted(known):
     """The outcome of each prediction."""
     return [
-        study.outcome([study.holds(claim, known) for claim in prediction.claims])
-        for prediction in study.PREDICTIONS
+        predictions.outcome([predictions.holds(claim, known) for claim in prediction.claims])
+        for prediction in predictions.PREDICTIONS
     ]
 
 
-def test_predictions_are_decided_by_their_rules(study):
+def test_predictions_are_decided_by_their_rules():
     prototype, undecided = "the prototype's only", "open"
-    assert predicted(study, {}) == [prototype, *[undecided] * 3, prototype, *[undecided] * 3]
+    assert predicted({}) == [prototype, *[undecided] * 3, prototype, *[undecided] * 3]
 
     def alike(**changes):
         known = {}
-        for task in study.MARKS:
-            for name in study.VARIANTS:
-                for reading in study.readings(name):
-                    cell = study.cell(task, name, reading, 0)
+        for task in variants.MARKS:
+            for name in variants.VARIANTS:
+                for reading in variants.readings(name):
+                    cell = variants.cell(task, name, reading, 0)
                     accuracy = 0.9 + changes.get(f"{name}, {reading}", 0)
                     known |= made(cell, accuracy, law=3e-3 / rates_of(cell.setting)[0])
         return known
 
     yes, no = "as predicted", "not as predicted"
-    assert predicted(study, alike()) == [prototype, no, yes, yes, prototype, yes, yes, no]
+    assert predicted(alike()) == [prototype, no, yes, yes, prototype, yes, yes, no]
     # 1 point is a hundredth.
     changes = {
         "deviation, last": 0.006,
@@ -187,26 +180,26 @@ def test_predictions_are_decided_by_their_rules(study):
         "cosine, last": 0.02,
         "q = 1.5, average": 0.011,
     }
-    one_by_one = [predicted(study, alike(**{name: change})) for name, change in list(changes.items())[:5]]
+    one_by_one = [predicted(alike(**{name: change})) for name, change in list(changes.items())[:5]]
     assert [outcomes[i] for outcomes, i in zip(one_by_one, (1, 2, 3, 5, 6), strict=True)] == [yes, *[no] * 4]
-    last = predicted(study, alike(**{name: changes[name] for name in ("cosine, last", "q = 1.5, average")}))
+    last = predicted(alike(**{name: changes[name] for name in ("cosine, last", "q = 1.5, average")}))
     assert last[7] == yes
 
 
-def test_a_path_begins_with_the_beginning(study):
-    whole = study.cell("fashion-mlp", "default", "average", 0)
-    assert replace(study.beginning("default"), steps=10_000, points=50) == whole
-    known = made(study.beginning("default"), 0.5, law=2.0)
-    assert study.path(known, "default")[:2] == [(5, 0.002), (10, 0.002)]
-    found = study.path(known | made(whole, 0.9, law=7.0), "default")
+def test_a_path_begins_with_the_beginning():
+    whole = variants.cell("fashion-mlp", "default", "average", 0)
+    assert replace(variants.beginning("default"), steps=10_000, points=50) == whole
+    known = made(variants.beginning("default"), 0.5, law=2.0)
+    assert variants.path(known, "default")[:2] == [(5, 0.002), (10, 0.002)]
+    found = variants.path(known | made(whole, 0.9, law=7.0), "default")
     assert len(found) == 40 + 49 and found[-1] == (10_000, 0.007)
     lines = [line for line in study.figure(known).axes[0].get_lines() if len(line.get_xdata()) > 1]
-    assert [line.get_label() for line in lines] == [study.DRAWN["default"]]
+    assert [line.get_label() for line in lines] == [variants.DRAWN["default"]]
 
 
-def test_what_is_finished_goes_into_the_file_and_is_not_run_again(study, tmp_path, capsys):
+def test_what_is_finished_goes_into_the_file_and_is_not_run_again(tmp_path, capsys):
     out, runs = tmp_path / "study.parquet", Folder(str(tmp_path / "runs"))
-    cells = study.cells(["fashion-mlp"], ["constant"], 1, study.READINGS)
+    cells = variants.cells(["fashion-mlp"], ["constant"], 1, variants.READINGS)
     for cell in cells:
         records.write(runs / "records", made(cell, 0.9)[cell])
     study.run(out, runs, cells, workers=1)
@@ -219,16 +212,13 @@ def test_what_is_finished_goes_into_the_file_and_is_not_run_again(study, tmp_pat
 # What is committed
 
 
-def test_the_committed_text_is_that_of_the_committed_records(study, kept):
+def test_the_committed_text_is_that_of_the_committed_records(kept):
     assert (ROOT / "results" / "law-study.md").read_text() == study.markdown(kept)
 
 
-def test_committed_beginnings_are_those_of_the_whole_runs(study, kept):
+def test_committed_beginnings_are_those_of_the_whole_runs(kept):
     """No variant depends on the length of its run; and so the picture may put the two together."""
-    pairs = [
-        (kept[study.beginning(name)], kept[study.cell(study.DRAWN_TASK, name, study.readings(name)[0], 0)])
-        for name in study.DRAWN
-    ]
+    pairs = [[kept[cell] for cell in variants.drawn_cells(kept, name)] for name in variants.DRAWN]
     assert [short.diverged for short, _ in pairs] == [whole.diverged for _, whole in pairs]
     for short, whole in pairs:
         if not short.diverged:

@@ -5,11 +5,8 @@ import torch
 from made import TWO_UNITS
 
 from rllc.lab.errors import Refused
-from rllc.lab.optimizers import (
-    CONTROLS,
-    DEFAULTS,
-    ONE_RATE,
-    PAPER,
+from rllc.lab.optimizers import CONTROLS, DEFAULTS, ONE_RATE, PAPER, Rates, named, paper_trials, trials
+from rllc.lab.settings import (
     SGD,
     Adam,
     Averaged,
@@ -17,16 +14,12 @@ from rllc.lab.optimizers import (
     Exponential,
     Hypergradient,
     Polynomial,
-    Rates,
     Rllc,
     ScheduleFree,
     Stored,
     method,
     name_of,
-    named,
-    paper_trials,
     rates_of,
-    trials,
 )
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, canonical, cell_of

@@ -14,29 +14,18 @@ from made import DIGITS, cell
 from rllc.lab import training
 from rllc.lab.controls import HypergradientAdam, MechanicAdam
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import (
-    ADAPTIVE,
-    CONTROLS,
-    PAPER,
+from rllc.lab.optimizers import ADAPTIVE, CONTROLS, PAPER, Rates, named, paper_trials, trials
+from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
+from rllc.lab.settings import (
     Adam,
-    AdamHD,
-    AdEMAMix,
     Averaged,
     Cosine,
-    DAdaptation,
-    Mechanic,
-    Muon,
     Polynomial,
-    Prodigy,
-    Rates,
     RllcAdamW,
     knows_its_end,
     method,
     name_of,
-    named,
-    paper_trials,
     rates_of,
-    trials,
 )
 from rllc.lab.tasks import tensors
 from rllc.lab.training import canonical, cell_of, train

@@ -11,8 +11,8 @@ from made import TWO_UNITS, cell
 
 from rllc.lab import files, records, training
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import SGD
 from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
+from rllc.lab.settings import SGD
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import Cell, canonical, digest, train
 

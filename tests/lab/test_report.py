@@ -15,8 +15,9 @@ from made_up import CIFAR, FASHION, run, rung, seeds
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.evidence import report
 from rllc.lab.evidence.drawing import MEMORIES
-from rllc.lab.optimizers import SGD, Rllc, paper_trials
+from rllc.lab.optimizers import paper_trials
 from rllc.lab.selection import READINGS
+from rllc.lab.settings import SGD, Rllc
 
 TWO = "M(0.9) + M(0.0)"
 LAWS = [[(1.0, 1.0), (0.7, 1.2), (0.1, 1.3)], [(1.0, 1.0), (0.5, 1.4), (-0.1, 1.7)]]

@@ -13,8 +13,8 @@ from rich.console import Console
 from rllc.lab import checkpoints, records, runs, training
 from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import SGD
 from rllc.lab.options import Merge, Prune, RunsList, RunsShow
+from rllc.lab.settings import SGD
 from rllc.lab.training import digest
 
 GOOD = record([0.1, 0.6, 0.5], test=[0.1, 0.55, 0.52], setting=SGD(0.1))

@@ -7,9 +7,10 @@ from made import DIGITS, record
 from rich.console import Console
 
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import SGD, Rates, trials
+from rllc.lab.optimizers import Rates, trials
 from rllc.lab.search import SHORT, Maker, Plan, Rung, making, search
 from rllc.lab.selection import best_point, choose, finished, promising, reading
+from rllc.lab.settings import SGD
 from rllc.lab.sweep import pool
 from rllc.lab.training import points_for
 

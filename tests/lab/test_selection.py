@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import record, with_test
 
-from rllc.lab.optimizers import SGD
 from rllc.lab.selection import best_point, choose, finished
+from rllc.lab.settings import SGD
 
 accuracy = st.sampled_from([0.1, 0.5, 0.7, 0.9])
 curves = st.lists(st.tuples(accuracy, accuracy, accuracy), min_size=1, max_size=6)

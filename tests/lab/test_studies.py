@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from made import DIGITS, record
 
-from rllc.lab.optimizers import PAPER, SGD, Rates, named, paper_trials
+from rllc.lab.optimizers import PAPER, Rates, named, paper_trials
+from rllc.lab.settings import SGD
 from rllc.lab.studies import PAPER_TASKS, STUDIES, Study, rows
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import points_for

@@ -12,7 +12,7 @@ from rllc.lab import checkpoints, records, training
 from rllc.lab import sweep as sweep_module
 from rllc.lab.errors import Broken, OutOfTime
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import SGD
+from rllc.lab.settings import SGD
 from rllc.lab.sweep import missing, pool, sweep
 from rllc.lab.training import digest, train
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made import DIGITS, TWO_UNITS, cell
 
 from rllc.lab import training
-from rllc.lab.optimizers import SGD, Adam, Rllc
+from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.lab.training import canonical, digest, evaluation_steps, points_for, train
 from rllc.law import GramianRidge, Ridge

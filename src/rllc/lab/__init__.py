@@ -3,7 +3,8 @@
     data        images decoded once to arrays whose digest is pinned
     networks    the paper's three networks
     tasks       data + network + split + normalisation, by name
-    optimizers  what a run is trained with, and the rates to try
+    settings    what a run is trained with
+    optimizers  settings by name, and the rates to try
     training    one run: a pure function of its cell (task, optimizer, seed, steps)
     records     one Parquet file per finished run
     selection   which of the rates tried to keep

@@ -20,10 +20,11 @@ from rllc.lab import checks, data
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence import figures
 from rllc.lab.files import Folder, replacing
-from rllc.lab.optimizers import DEFAULTS, Rates, named, rates_of, trials
+from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
 from rllc.lab.search import Plan, making, search
 from rllc.lab.selection import Row, best_point, finished
+from rllc.lab.settings import rates_of
 from rllc.lab.sweep import cores, pool
 
 __all__ = ["COLUMNS", "main", "notes", "plan", "table"]

@@ -30,7 +30,7 @@ import torch
 
 from rllc.lab.errors import Damaged
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import name_of
+from rllc.lab.settings import name_of
 from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, digest_of
 
 __all__ = [

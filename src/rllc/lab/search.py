@@ -27,9 +27,9 @@ from rich.progress import (
 )
 
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import Setting
 from rllc.lab.records import Record, find
 from rllc.lab.selection import Row, choose, promising
+from rllc.lab.settings import Setting
 from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
 from rllc.lab.training import Cell, points_for

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rllc.lab.optimizers import CONTROLS, PAPER, Rates, Setting, paper_trials, trials
+from rllc.lab.optimizers import CONTROLS, PAPER, Rates, paper_trials, trials
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, choose
+from rllc.lab.settings import Setting
 from rllc.lab.training import points_for
 
 __all__ = ["PAPER_TASKS", "STUDIES", "Study", "row_of", "rows", "steps_of"]

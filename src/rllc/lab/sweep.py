@@ -26,8 +26,8 @@ import torch
 from rllc.lab import checkpoints, records, training
 from rllc.lab.errors import Broken, Damaged, OutOfTime
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import name_of, rates_of
 from rllc.lab.records import Record
+from rllc.lab.settings import name_of, rates_of
 from rllc.lab.training import Cell, Result
 
 __all__ = ["Outcome", "Pool", "cores", "finish", "kept", "missing", "out_of_memory", "pool", "sweep"]

@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from rllc.lab import checkpoints, networks
 from rllc.lab.data import Source, Text
 from rllc.lab.files import Folder
-from rllc.lab.optimizers import (
+from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
+from rllc.lab.settings import (
     SGD,
     Adam,
     Averaged,
@@ -46,7 +47,6 @@ from rllc.lab.optimizers import (
     Stored,
     method,
 )
-from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
 from rllc.lab.tasks import Examples, Splits, Task, TextTask, augment, tensors
 from rllc.law import Cutoff, GramianRidge, Ridge
 from rllc.torch import RLLC, RLLCAdamW

@@ -31,8 +31,8 @@ from rllc.lab.adaptive import (
 from rllc.lab.errors import Refused
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table, render
 from rllc.lab.evidence.outcomes import Outcome, Sample, compare, error_of_difference
-from rllc.lab.optimizers import RLLC_ADAMW
 from rllc.lab.records import Record
+from rllc.lab.settings import RLLC_ADAMW
 from rllc.lab.tasks import TextTask
 
 __all__ = [

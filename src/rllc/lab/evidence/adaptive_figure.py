@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rllc.lab.adaptive import CONTENDERS, CONTROL, Contender, Reached
 from rllc.lab.evidence.adaptive import Result, Results, value
 from rllc.lab.evidence.drawing import colours, dress, title
-from rllc.lab.optimizers import RLLC_ADAMW
+from rllc.lab.settings import RLLC_ADAMW
 
 __all__ = ["figure"]
 

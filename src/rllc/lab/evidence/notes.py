@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rllc.lab.evidence import paper
 from rllc.lab.evidence.outcomes import Rows, steps_on, tasks_in
-from rllc.lab.optimizers import rates_of
 from rllc.lab.selection import Row, finished
+from rllc.lab.settings import rates_of
 from rllc.lab.studies import PAPER_TASKS, Study
 
 __all__ = ["READING_NAMES", "notes", "reading_note", "steps_note"]

@@ -17,9 +17,10 @@ from typing import Literal, get_args
 
 import scipy.stats
 
-from rllc.lab.optimizers import PAPER, name_of
+from rllc.lab.optimizers import PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, best_point, finished, reading
+from rllc.lab.settings import name_of
 from rllc.lab.studies import steps_of
 
 __all__ = [

@@ -29,9 +29,9 @@ from rllc.lab.evidence.markup import render
 from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.tables import table
 from rllc.lab.files import replacing
-from rllc.lab.optimizers import name_of, rates_of
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, best_point, finished
+from rllc.lab.settings import name_of, rates_of
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]

@@ -30,9 +30,10 @@ from rllc.lab.evidence.outcomes import (
     tasks_in,
 )
 from rllc.lab.evidence.paper import published
-from rllc.lab.optimizers import CONTROLS, PAPER, rates_of
+from rllc.lab.optimizers import CONTROLS, PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row
+from rllc.lab.settings import rates_of
 from rllc.lab.studies import STUDIES, rows
 from rllc.notation import parse
 
