@@ -1,6 +1,6 @@
 """How the law of RLLC-AdamW should learn: variants of it, and what was predicted of them beforehand.
 
-    .venv/bin/python benchmarks/law_study.py [--seeds 3] [--tasks TASK ...] [--only NAME ...]
+    .venv/bin/python benchmarks/law_study.py [--seeds N] [--tasks TASK ...] [--only NAME ...]
     .venv/bin/python benchmarks/law_study.py --draw       texts and picture from the records alone
 
 Only what has no record in results/law-study.parquet is run. Runs on their way are under --runs, where what
