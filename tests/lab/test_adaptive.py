@@ -22,6 +22,7 @@ from rllc.lab.adaptive import (
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import adaptive as evidence
 from rllc.lab.evidence import adaptive_figure, adaptive_results
+from rllc.lab.evidence.markup import MISSING
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import named
@@ -253,11 +254,24 @@ def test_the_spread_is_of_five_and_of_seven_rates():
 
     plan = Adaptive(DIGITS, (OURS,), 3000, 1)
     made = all_records(plan, pretended(lambda cell, step: by_rate.get(cell.setting.lr, 0.9), lost))
-    table = evidence.tables(evidence.results_in(made))[-1]
+    *_, table, training = evidence.tables(evidence.results_in(made))
     ((_, lines),) = table.groups
     assert [line.entries[0].text for line in lines] == ["80.00", "60.00", "diverged"]
+    assert training.groups[0].lines[0].entries[0] == MISSING  # of the pretended runs no loss is known
     (row,) = [line for line in evidence.in_short(made).splitlines() if line.startswith(f"| {OURS.name} ")]
     assert "80.00" in row and "(diverged)" in row
+
+
+def test_training_losses_at_the_end_are_means_over_seeds():
+    def with_losses(record):
+        points = [p._replace(train_loss=p.step / 1000 + record.cell.seed) for p in record.result.points]
+        return dataclasses.replace(record, result=record.result._replace(points=tuple(points)))
+
+    made = [with_losses(record) for record in studied()]
+    table = evidence.tables(evidence.results_in(made))[-1]
+    assert table.title == "Training loss at the end"
+    rows = {name: lines[0].entries[0].text for name, lines in table.groups}
+    assert rows[OURS.name] == rows[COSINE] == "2"
 
 
 def test_of_a_text_less_is_better():
@@ -344,7 +358,7 @@ def test_the_command_has_nothing_to_do_where_all_is_there_and_prints_what_came_o
         "**After 1,000 steps: test accuracy in %**" in printed and "- Against Adam + cosine, of 1" in printed
     )
     adaptive_results.print_tables(Table(1, str(tmp_path), study="adaptive", format="latex"), console)
-    assert capsys.readouterr().out.count(r"\begin{table}") == 4
+    assert capsys.readouterr().out.count(r"\begin{table}") == 5
     adaptive_results.draw_figure(Figure(6, str(tmp_path), tmp_path / "six.png"), console)
     assert (tmp_path / "six.png").stat().st_size > 10_000
 

@@ -1,7 +1,7 @@
 """What the study `adaptive` says of records: tables and sentences; its picture is in `adaptive_figure`.
 
     results = results_in(records)      task -> Result: what each contender reached at each stopping time
-    tables(results)                    accuracies, regrets, a ranking, the spread over rates
+    tables(results)                    accuracies, regrets, a ranking, the spread over rates, training losses
     verdicts(results)                  against the best peer, tuned cosine and the control: won, level, lost
 
 Numbers are test accuracies in %, of a text validation losses in nats. A regret is what is missing to another,
@@ -124,6 +124,7 @@ def tables(results: Results) -> list[Table]:
         _regrets(results, stops),
         _ranking(results),
         _spread(results),
+        _training(results),
     ]
 
 
@@ -305,6 +306,27 @@ def _spread(results: Results) -> Table:
     return Table(
         f"What a wrong rate costs, at the end: {_units(results)}", tuple(results), tuple(groups), said
     )
+
+
+def _training(results: Results) -> Table:
+    """What was minimised, at the end: it tells optimising from overfitting."""
+
+    def entry(result: Result, name: str) -> Entry:
+        stop = result.plan.stops[-1]
+        reached = result.found.get((name, stop))
+        points = [at(record, stop) for record in reached.records] if reached else []
+        losses = [p.train_loss for p in points if p is not None and p.train_loss is not None]
+        return Entry(f"{statistics.mean(losses):.2g}") if losses else MISSING
+
+    groups = [
+        Group(c.name, (Line("", tuple(entry(result, c.name) for result in results.values())),))
+        for c in CONTENDERS
+    ]
+    said = (
+        "The mean since the evaluation before the last, at the rates of the accuracies: of the weights as"
+        " they are, also where their average is measured.",
+    )
+    return Table("Training loss at the end", tuple(results), tuple(groups), said)
 
 
 def _extreme(result: Result, reached: Reached | None, rates: Iterable[float], place: int) -> Entry:
