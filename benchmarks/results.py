@@ -61,6 +61,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "controls": _table("controls", "all"),
     "controls at the end": _table("controls", "last"),
     "units": _table("units", "all"),
+    "precision": _table("precision", "all"),
     "shakespeare": _table("shakespeare", "all"),
     "law study": _file("law-study.md"),
     "adaptive": lambda records: adaptive.text(_adaptive()),

@@ -64,7 +64,7 @@ STUDIES = {
             "Accuracy with memory units in fewer bytes",
             ("fashion-mlp", "cifar10-conv"),
             ("M(0.9) + M(0.0)", "M(0.9) + M(0.0), bfloat16", "M(0.9) + M(0.0), float8"),
-            Rates((0.03, 0.1), (0.003, 0.01)),
+            Rates((0.02, 0.05), (0.003, 0.01)),  # not the paper's: a record is of all studies that name it
             steps=3000,
         ),
         Study(
