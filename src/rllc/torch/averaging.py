@@ -22,7 +22,6 @@ loaded, and `train()` then restores what the network's own checkpoint, which has
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from rllc.torch import shards
-from rllc.torch.parts import params_of, wide_dtype
+from rllc.torch.parts import numbered, params_of, wide_dtype
 
 __all__ = ["Averaging"]
 
@@ -224,7 +223,7 @@ class Averaging(torch.optim.Optimizer):
             if name in keeper:
                 pairs = zip(keeper[name], self._buffers, strict=True)
                 keeper[name] = [kept.to(b.device, copy=True) for kept, b in pairs]
-        for number, p in _numbered(saved, self.param_groups):
+        for number, p in numbered(saved, self.param_groups):
             kept = saved["state"].get(number, {}).get("average")
             if kept is not None:
                 self.state[p]["average"] = kept.detach().to(p.device, wide_dtype(p), copy=True)
@@ -266,12 +265,6 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
             "the state was saved in evaluation mode, and its training weights are missing; save it after"
             " opt.train()"
         )
-
-
-def _numbered(saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
-    """The number of each parameter in a saved state, and the parameter."""
-    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
-    return zip(numbers, params_of(groups), strict=True)
 
 
 def _mix(averages: list[Tensor], new: Sequence[Tensor], weight: float | Tensor) -> None:

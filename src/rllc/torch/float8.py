@@ -24,9 +24,9 @@ from torch.nn import functional
 from rllc.torch import foreach, forloop, rounding, shards
 from rllc.torch.forloop import Basis
 from rllc.torch.parts import Part, real
-from rllc.torch.passes import Passes, Step
+from rllc.torch.passes import Step
 
-__all__ = ["DTYPE", "PASSES", "begin", "converted", "decoded", "encoded"]
+__all__ = ["DTYPE", "advance", "begin", "converted", "decoded", "encoded", "gram"]
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(DTYPE).max
@@ -146,14 +146,15 @@ def _placed(like: Any, array: Tensor) -> Tensor:
 # --- The passes -------------------------------------------------------------------------------------------
 
 
-def _gram(part: Part, basis: Basis) -> Tensor:
+def gram(part: Part, basis: Basis) -> Tensor:
+    """Inner products of the vectors [M g] basis, (r, r) float64, the units as they are stored."""
     total = torch.zeros((len(basis[0]),) * 2, dtype=torch.float64, device=part.params[0].device)
     for piece in _pieces(part):
         total = total + forloop.gram(_opened(piece), basis)
     return total
 
 
-def _advance(part: Part, step: Step) -> None:
+def advance(part: Part, step: Step) -> None:
     """M <- M B + g aᵀ, θ <- keep θ + M weights in float32, and then M is rounded."""
     for piece in _pieces(part):
         opened = _opened(piece)
@@ -202,10 +203,3 @@ def _keep(old: Tensor, new: Tensor, ok: Tensor | None) -> None:
         return
     kind = torch.uint8 if old.dtype == DTYPE else old.dtype  # float8 cannot be selected from
     old.view(kind).copy_(torch.where(ok, new.view(kind), old.view(kind)))
-
-
-def _prepare(part: Part, plan: None) -> tuple[Part, None]:
-    return part, None
-
-
-PASSES = Passes(_prepare, _gram, _advance)

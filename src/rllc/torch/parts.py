@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "Unit", "cut", "flat", "one_layout", "params_of", "pieces", "real", "wide_dtype"]
+__all__ = [
+    "Part",
+    "Unit",
+    "cut",
+    "flat",
+    "numbered",
+    "one_layout",
+    "params_of",
+    "pieces",
+    "real",
+    "wide_dtype",
+]
 
 Unit = list[Tensor]
 
@@ -27,7 +38,7 @@ class Part(NamedTuple):
     # stochastic rounding, which must not depend on how a step is cut.
     numbers: list[int]
     starts: list[int]
-    hidden: Sequence[Sequence[Tensor]] = ()  # each parameter's arrays beside the units, of a memory rule
+    hidden: Sequence[Sequence[Tensor]] = ()  # each one's arrays beside the units: of a rule, or scales
     owners: Sequence[Tensor] = ()  # the parameters as they are in the group: whole, complex
 
     def vectors(self, i: int) -> list[Tensor]:
@@ -47,6 +58,11 @@ class Part(NamedTuple):
 def params_of(groups: Iterable[dict[str, Any]]) -> Unit:
     """The parameters of all groups, in their order."""
     return list(itertools.chain.from_iterable(group["params"] for group in groups))
+
+
+def numbered(saved: dict[str, Any], groups: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:
+    """The number of each parameter in a saved state, and the parameter."""
+    return zip(params_of(saved["param_groups"]), params_of(groups), strict=True)
 
 
 def cut(arrays: Unit, counts: Sequence[int]) -> list[tuple[Tensor, ...]]:

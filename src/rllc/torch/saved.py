@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rllc.torch import float8
 from rllc.torch.learning import Learned
-from rllc.torch.parts import params_of
+from rllc.torch.parts import numbered
 
 __all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "restore"]
 
@@ -83,19 +83,18 @@ def restore(
     optimizer: torch.optim.Optimizer, saved: dict[str, Any], units: list[str], dtype: torch.dtype | None
 ) -> None:
     """Units of a dtype of their own and hidden arrays as saved: torch has cast them to their parameter's."""
-    numbers = itertools.chain.from_iterable(group["params"] for group in saved["param_groups"])
-    for number, p in zip(numbers, params_of(optimizer.param_groups), strict=True):
+    for number, p in numbered(saved, optimizer.param_groups):
         kept = saved["state"].get(number, {})
         if not kept:
             continue
-        hidden = {name: kept[name].to(p.device) for name in hidden_names(kept)}
-        state = optimizer.state[p]
-        state.update(hidden)
+        state, hidden = optimizer.state[p], hidden_names(kept)
         if float8.DTYPE in (dtype, kept[units[0]].dtype):
-            for name in hidden:
+            for name in hidden:  # scales, of which other units have none
                 del state[name]
             state.update(float8.converted(kept, p, units, dtype))
-        elif dtype is not None:
+            continue
+        state.update({name: kept[name].to(p.device) for name in hidden})
+        if dtype is not None:
             state.update({name: kept[name].to(device=p.device, dtype=dtype) for name in units})
 
 

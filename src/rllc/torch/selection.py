@@ -24,6 +24,7 @@ def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
 
 FORLOOP = Passes(_as_it_is, forloop.gram, forloop.advance)
 FOREACH = Passes(_as_it_is, foreach.gram, foreach.advance)
+FLOAT8 = Passes(_as_it_is, float8.gram, float8.advance)
 
 
 def chosen(
@@ -39,7 +40,7 @@ def chosen(
     if rule is not None:
         return rules.passes(rule, group)
     if memory_dtype == float8.DTYPE:
-        return float8.PASSES
+        return FLOAT8
     if torch.compiler.is_compiling():
         return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
     if group["fused"]:
