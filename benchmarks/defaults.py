@@ -18,12 +18,12 @@ from rich.progress import Progress
 
 from rllc import FixedLaw, parse
 from rllc.lab import sweep
+from rllc.lab.cells import Cell, points_for
 from rllc.lab.files import replacing
 from rllc.lab.records import read
 from rllc.lab.selection import best_point, choose, finished
 from rllc.lab.settings import Rllc
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, points_for
 from rllc.law import GramianRidge
 
 STEPS = {"digits-mlp": 600, "fashion-mlp": 2000}

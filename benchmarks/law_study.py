@@ -43,11 +43,11 @@ from matplotlib.ticker import FuncFormatter
 from rich.progress import Progress
 
 from rllc.lab import records, sweep
+from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence.drawing import FAINT, INK, MEMORIES, dress, title
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import Folder, replacing
-from rllc.lab.training import Cell, digest
 
 OUT = Path(__file__).parents[1] / "results" / "law-study.parquet"
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rllc.lab.cells import Cell, Point
 from rllc.lab.records import Record
 from rllc.lab.settings import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting, rates_of
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, Point
 
 IMAGES = ("fashion-mlp", "cifar10-mlp")
 TEXT = "shakespeare-gpt"

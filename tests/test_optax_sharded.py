@@ -186,9 +186,8 @@ def test_without_axis_name_every_device_may_have_a_law_of_its_own():
     several = jax.tree.map(lambda p: p * jnp.linspace(0.5, 1.5, 8).reshape(8, *[1] * p.ndim), PARAMS)
 
     def law(params, state):
-        params, state = jax.tree.map(lambda leaf: leaf[0], (params, state))
-        for _ in range(3):
-            params, state = step(tx, params, state, X, Y)
+        one = jax.tree.map(lambda leaf: leaf[0], (params, state))
+        _, state = jax.lax.scan(lambda one, _: (step(tx, *one, X, Y), None), one, length=3)[0]
         return state[0].law[None]
 
     whole = several, jax.vmap(tx.init)(several)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rllc.lab import cli, runs, training
-from rllc.lab.training import digest
+from rllc.lab.cells import digest
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from rllc.lab.cells import Cell, Point, Result
 from rllc.lab.optimizers import Rates, trials
 from rllc.lab.records import Record
 from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, Point, Result
 
 DIGITS = TASKS["digits-mlp"]
 TWO_UNITS = next(s for s in trials("M(0.9) + M(0.0)", Rates()) if isinstance(s, Rllc))

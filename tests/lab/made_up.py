@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from rllc.lab.cells import Cell, Point, Result, points_for
 from rllc.lab.optimizers import paper_trials
 from rllc.lab.records import Record
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, Point, Result, points_for
 
 CIFAR, FASHION, MNIST = (TASKS[f"{name}-mlp"] for name in ("cifar10", "fashion", "mnist"))
 BENCHMARKS = ("SGD", "momentum SGD", "Adam")

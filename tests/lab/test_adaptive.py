@@ -19,6 +19,7 @@ from rllc.lab.adaptive import (
     search,
     stops_of,
 )
+from rllc.lab.cells import Point, Result, evaluation_steps
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import adaptive as evidence
 from rllc.lab.evidence import adaptive_figure, adaptive_results
@@ -33,7 +34,6 @@ from rllc.lab.search import making
 from rllc.lab.settings import Adam, RllcAdamW
 from rllc.lab.sweep import pool
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Point, Result, evaluation_steps
 
 OURS = CONTENDERS[0]
 BY_NAME = {contender.name: contender for contender in CONTENDERS}

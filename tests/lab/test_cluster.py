@@ -13,10 +13,11 @@ import pytest
 from made import TWO_UNITS, cell
 
 from rllc.lab import checkpoints, records, sweep, training
+from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Broken, OutOfTime, Refused
 from rllc.lab.files import Folder
 from rllc.lab.settings import SGD
-from rllc.lab.training import digest, train
+from rllc.lab.training import train
 
 ray = pytest.importorskip("ray")
 
@@ -130,7 +131,7 @@ def test_at_the_deadline_runs_end_with_a_checkpoint_and_none_begin(workers, tmp_
 
 def test_a_cluster_without_gpus_refuses_runs_for_one(workers, tmp_path):
     with pytest.raises(Refused, match="has no GPU; use --device cpu"):
-        workers.submit(Folder(str(tmp_path)), training.Cell(cell().task, SGD(0.1), 0, 10, "cuda"))
+        workers.submit(Folder(str(tmp_path)), Cell(cell().task, SGD(0.1), 0, 10, "cuda"))
 
 
 def settled(reason):

@@ -21,6 +21,7 @@ from made import DIGITS, TWO_UNITS, cell
 from rich.console import Console
 
 from rllc.lab import checkpoints, files, records, run, runs, sweep, training
+from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, Damaged
 from rllc.lab.files import Folder
 from rllc.lab.options import Prune, Run
@@ -37,7 +38,7 @@ from rllc.lab.settings import (
 )
 from rllc.lab.sweep import finish
 from rllc.lab.tasks import Examples, Splits
-from rllc.lab.training import digest, train
+from rllc.lab.training import train
 
 
 def never():

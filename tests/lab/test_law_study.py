@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from rllc.lab import records
+from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest
 from rllc.lab.files import Folder
 from rllc.lab.records import Record
 from rllc.lab.settings import Cosine, RllcAdamW, Rules, method, name_of, rates_of
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, train
+from rllc.lab.training import train
 from rllc.law import LawStep
 
 ROOT = Path(__file__).parents[2]

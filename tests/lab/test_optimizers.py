@@ -4,6 +4,7 @@ import pytest
 import torch
 from made import TWO_UNITS
 
+from rllc.lab.cells import Cell, canonical, cell_of
 from rllc.lab.errors import Refused
 from rllc.lab.optimizers import CONTROLS, DEFAULTS, ONE_RATE, PAPER, Rates, named, paper_trials, trials
 from rllc.lab.settings import (
@@ -22,7 +23,6 @@ from rllc.lab.settings import (
     rates_of,
 )
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, canonical, cell_of
 from rllc.torch import RLLC
 
 

@@ -12,6 +12,7 @@ import torch
 from made import DIGITS, cell
 
 from rllc.lab import training
+from rllc.lab.cells import canonical, cell_of
 from rllc.lab.controls import HypergradientAdam, MechanicAdam
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import ADAPTIVE, CONTROLS, PAPER, Rates, named, paper_trials, trials
@@ -28,7 +29,7 @@ from rllc.lab.settings import (
     rates_of,
 )
 from rllc.lab.tasks import tensors
-from rllc.lab.training import canonical, cell_of, train
+from rllc.lab.training import train
 from rllc.law import LawStep
 
 USUAL = [trials(name, Rates())[2] for name in ADAPTIVE]

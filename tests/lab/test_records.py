@@ -9,12 +9,13 @@ import pytest
 import torch
 from made import TWO_UNITS, cell
 
-from rllc.lab import files, records, training
+from rllc.lab import cells, files, records
+from rllc.lab.cells import Cell, canonical, digest
 from rllc.lab.files import Folder
 from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
 from rllc.lab.settings import SGD
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import Cell, canonical, digest, train
+from rllc.lab.training import train
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_file_of_many_comes_back_and_damage_does_not_hide_the_others(tmp_path,
 
 
 def test_a_record_of_another_engine_is_whole_but_foreign(finished, monkeypatch):
-    monkeypatch.setattr(training, "FORMAT", 0)
+    monkeypatch.setattr(cells, "FORMAT", 0)
     content = pack([records.Record(*finished, {}, None, "")])
     monkeypatch.undo()
     with pytest.raises(Foreign, match="here is of another version of rllc"):

@@ -10,12 +10,12 @@ import pytest
 from made import TWO_UNITS, record
 from rich.console import Console
 
-from rllc.lab import checkpoints, records, runs, training
+from rllc.lab import cells, checkpoints, records, runs
+from rllc.lab.cells import digest
 from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
 from rllc.lab.options import Merge, Prune, RunsList, RunsShow
 from rllc.lab.settings import SGD
-from rllc.lab.training import digest
 
 GOOD = record([0.1, 0.6, 0.5], test=[0.1, 0.55, 0.52], setting=SGD(0.1))
 BETTER = record([0.1, 0.5, 0.7], test=[0.1, 0.4, 0.65], setting=SGD(0.2))
@@ -43,7 +43,7 @@ def said(command, options):
     return out.getvalue().splitlines()
 
 
-def cells(found):
+def cells_of(found):
     return {record.cell for record in found}
 
 
@@ -61,7 +61,7 @@ def test_records_are_found_in_all_three_places(tmp_path):
     (tmp_path / "c.parquet").write_bytes(records.pack(FIVE))
     for place in ("a", "b", "c.parquet"):
         found, damaged = runs.gather(str(tmp_path / place))
-        assert cells(found) == cells(FIVE) and len(found) == 5 and damaged == []
+        assert cells_of(found) == cells_of(FIVE) and len(found) == 5 and damaged == []
 
 
 def test_a_run_found_twice_is_the_one_made_first(tmp_path):
@@ -77,7 +77,7 @@ def test_records_on_another_filesystem():
     put(where, GOOD)
     said(runs.merge, Merge((where,), f"{where}/all.parquet"))
     assert runs.gather(f"{where}/all.parquet") == ([GOOD], [])
-    assert cells(runs.gather(where)[0]) == {GOOD.cell}
+    assert cells_of(runs.gather(where)[0]) == {GOOD.cell}
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.parquet", "no-protocol://nothing", "empty"])
@@ -154,7 +154,7 @@ def test_a_merge_has_every_run_once_in_a_folder_or_a_file(tmp_path):
         assert sorted(map(repr, found)) == sorted(map(repr, FIVE)) and not damaged
     again = said(runs.merge, Merge((a,), str(tmp_path / "c.parquet")))
     assert again == [f"{tmp_path}/c.parquet: 5 runs, 0 of them new"]
-    assert cells(runs.gather(str(tmp_path / "c.parquet"))[0]) == cells(FIVE)
+    assert cells_of(runs.gather(str(tmp_path / "c.parquet"))[0]) == cells_of(FIVE)
 
 
 def test_of_two_with_other_numbers_the_first_stays_whichever_is_the_target(tmp_path):
@@ -187,7 +187,7 @@ def test_a_merge_keeps_what_the_target_has_and_heals_what_is_damaged(tmp_path):
     lines = said(runs.merge, Merge((source,), target))
     assert healed in lines[0] and lost in lines[1]
     found, damaged = runs.gather(target)
-    assert cells(found) == cells([OTHER_SEED, LAWFUL, GOOD]) and not damaged
+    assert cells_of(found) == cells_of([OTHER_SEED, LAWFUL, GOOD]) and not damaged
 
 
 def test_a_damaged_file_is_not_merged_over(tmp_path):
@@ -234,7 +234,7 @@ def rubbish(tmp_path, monkeypatch):
         go |= {f"{place}/{partial.name}"} if age > 3600 else set()
     (tmp_path / "mine.parquet").write_bytes(b"PAR1 not a record")
     (tmp_path / "records" / "notes.txt").write_text("mine too")
-    monkeypatch.setattr(training, "FORMAT", 0)  # an engine of another version
+    monkeypatch.setattr(cells, "FORMAT", 0)  # an engine of another version
     put(tmp_path, OTHER_SEED)
     monkeypatch.undo()
     everything = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
@@ -258,7 +258,7 @@ def test_prune_tells_first_and_deletes_rubbish_only(tmp_path, monkeypatch):
 
 
 def test_a_record_of_another_version_is_named_as_such(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "FORMAT", 0)
+    monkeypatch.setattr(cells, "FORMAT", 0)
     put(tmp_path, OTHER_SEED)
     monkeypatch.undo()
     found, (damaged,) = runs.gather(put(tmp_path, GOOD))

@@ -6,13 +6,13 @@ import pytest
 from made import DIGITS, record
 from rich.console import Console
 
+from rllc.lab.cells import points_for
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import Rates, trials
 from rllc.lab.search import SHORT, Maker, Plan, Rung, making, search
 from rllc.lab.selection import best_point, choose, finished, promising, reading
 from rllc.lab.settings import SGD
 from rllc.lab.sweep import pool
-from rllc.lab.training import points_for
 
 SETTINGS = tuple(SGD(0.1 * (i + 1)) for i in range(9))
 

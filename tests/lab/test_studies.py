@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from made import DIGITS, record
 
+from rllc.lab.cells import points_for
 from rllc.lab.optimizers import PAPER, Rates, named, paper_trials
 from rllc.lab.settings import SGD
 from rllc.lab.studies import PAPER_TASKS, STUDIES, Study, rows
 from rllc.lab.tasks import TASKS
-from rllc.lab.training import points_for
 
 STUDY = Study("a", "A", ("digits-mlp",), ("SGD", "Adam"), Rates(lr=(0.1, 0.2, 0.3)))
 

@@ -10,11 +10,12 @@ from made import TWO_UNITS, cell
 
 from rllc.lab import checkpoints, records, training
 from rllc.lab import sweep as sweep_module
+from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, OutOfTime
 from rllc.lab.files import Folder
 from rllc.lab.settings import SGD
 from rllc.lab.sweep import missing, pool, sweep
-from rllc.lab.training import digest, train
+from rllc.lab.training import train
 
 
 def die(out, cell):

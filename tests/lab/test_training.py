@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from made import DIGITS, TWO_UNITS, cell
 
 from rllc.lab import training
+from rllc.lab.cells import canonical, digest, evaluation_steps, points_for
 from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import TASKS, Examples, tensors
-from rllc.lab.training import canonical, digest, evaluation_steps, points_for, train
+from rllc.lab.training import train
 from rllc.law import GramianRidge, Ridge
 
 NUMBERED = Examples(torch.arange(599.0).view(-1, 1, 1, 1), torch.arange(599))

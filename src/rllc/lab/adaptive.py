@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rllc.lab.cells import Cell, Point, evaluation_steps, points_for
 from rllc.lab.errors import Refused
 from rllc.lab.optimizers import AROUND_ADAM, AROUND_FREE, AROUND_ONE, AROUND_RLLC, Rates, trials
 from rllc.lab.records import Record
 from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting, knows_its_end
 from rllc.lab.tasks import TASKS, Task, TextTask
-from rllc.lab.training import Cell, Point, evaluation_steps, points_for
 
 __all__ = [
     "ADAPTIVE_TASKS",

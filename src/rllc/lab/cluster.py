@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rllc.lab import sweep
+from rllc.lab.cells import Cell
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.files import Folder
 from rllc.lab.sweep import Outcome, Pool
-from rllc.lab.training import Cell
 
 try:
     import ray

@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.records import Record
 from rllc.lab.selection import best_point
 from rllc.lab.settings import name_of
-from rllc.lab.training import Cell, Point, canonical, digest
 
 __all__ = ["say", "show", "versions"]
 

@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest, digest_of
 from rllc.lab.errors import Damaged
 from rllc.lab.files import Folder
 from rllc.lab.settings import name_of
-from rllc.lab.training import Cell, Point, Result, canonical, cell_of, digest, digest_of
 
 __all__ = [
     "ENDING",

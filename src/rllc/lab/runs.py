@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rllc.lab import checkpoints, checks, one_run, records
+from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Broken, Damaged, Refused
 from rllc.lab.files import Folder, split
 from rllc.lab.one_run import say
@@ -26,7 +27,6 @@ from rllc.lab.options import Merge, Prune, RunsList, RunsShow
 from rllc.lab.records import Foreign, Record
 from rllc.lab.selection import best_point, choose, finished
 from rllc.lab.settings import name_of
-from rllc.lab.training import Cell, digest
 
 __all__ = ["gather", "list_runs", "merge", "prune", "show_run"]
 

@@ -26,13 +26,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rllc.lab.cells import Cell, points_for
 from rllc.lab.files import Folder
 from rllc.lab.records import Record, find
 from rllc.lab.selection import Row, choose, promising
 from rllc.lab.settings import Setting
 from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
-from rllc.lab.training import Cell, points_for
 
 __all__ = ["SHORT", "Maker", "Plan", "Planned", "Rung", "making", "search"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rllc.lab.cells import Point
 from rllc.lab.records import Record
 from rllc.lab.settings import Setting
-from rllc.lab.training import Point
 
 __all__ = ["READINGS", "Row", "best_point", "choose", "finished", "promising", "reading"]
 

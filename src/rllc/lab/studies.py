@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rllc.lab.cells import points_for
 from rllc.lab.optimizers import CONTROLS, PAPER, Rates, paper_trials, trials
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, choose
 from rllc.lab.settings import Setting
-from rllc.lab.training import points_for
 
 __all__ = ["PAPER_TASKS", "STUDIES", "Study", "row_of", "rows", "steps_of"]
 

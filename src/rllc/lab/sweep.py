@@ -24,11 +24,11 @@ from typing import NamedTuple, Protocol
 import torch
 
 from rllc.lab import checkpoints, records, training
+from rllc.lab.cells import Cell, Result, digest
 from rllc.lab.errors import Broken, Damaged, OutOfTime
 from rllc.lab.files import Folder
 from rllc.lab.records import Record
 from rllc.lab.settings import name_of, rates_of
-from rllc.lab.training import Cell, Result
 
 __all__ = ["Outcome", "Pool", "cores", "finish", "kept", "missing", "out_of_memory", "pool", "sweep"]
 
@@ -133,7 +133,7 @@ def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callabl
             return Outcome(False, said)
         report(cell.steps - (result.diverged_at or cell.steps))  # what a diverged run will not do
         records.save(out / "records", cell, result)
-        checkpoints.remove(keep, training.digest(cell))
+        checkpoints.remove(keep, digest(cell))
     except (MemoryError, RuntimeError) as reason:
         if not _is_out_of_memory(reason):
             raise
@@ -156,7 +156,7 @@ def _trained(
     try:
         return training.train(cell, report, keep, stop), ""
     except Damaged as reason:
-        checkpoints.remove(keep, training.digest(cell))
+        checkpoints.remove(keep, digest(cell))
         return training.train(cell, report, keep, stop), f"{reason}; its run starts again"
 
 
