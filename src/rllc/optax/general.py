@@ -13,7 +13,17 @@ import optax
 from rllc import law as _law
 from rllc.law import DiagonalRidge, Sums
 from rllc.memory import yardsticks_of
-from rllc.optax.leaves import check_leaves, finite, kept, law_dtype, machine_epsilon, real_leaves, widened
+from rllc.optax.leaves import (
+    check_leaves,
+    finite,
+    kept,
+    law_dtype,
+    machine_epsilon,
+    real_leaves,
+    shared,
+    spoilt,
+    widened,
+)
 from rllc.optax.scopes import Spread, each, law_of_leaves, only, spread
 from rllc.optax.settings import Settings, check_params, first_law, next_law, uphill
 from rllc.optax.shards import check_bound
@@ -79,7 +89,7 @@ def _update(
     sums, unit_scales, broken = _sums(members, settings, laws, g, state, _broken(g, M, state, hidden))
     x = _correction(members, settings, laws, sums, unit_scales, state.last_size, machine_epsilon(g))
     L, progress = next_law(settings, laws, state, x)
-    good = jnp.isfinite(L).all() & (broken == 0)
+    L, progress, good = shared((L, progress, jnp.isfinite(L).all() & (broken == 0)))
 
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda new, old: kept(good, new, old), new, old)
@@ -152,7 +162,7 @@ def _broken(g: Any, M: tuple[Any, ...], state: ScaleByRulesState, hidden: Any) -
     if flags:
         # Hidden state that is not finite from the start, such as a best loss so far, may stay so.
         pairs = zip(jax.tree.leaves(hidden), jax.tree.leaves(state.hidden), strict=True)
-        flags[0] |= jnp.stack([jnp.asarray(False), *(finite(old) & ~finite(new) for new, old in pairs)]).any()
+        flags[0] |= jnp.stack([jnp.asarray(False), *(spoilt(new, old) for new, old in pairs)]).any()
     return [flag.astype(jnp.float32) for flag in flags]
 
 
@@ -174,7 +184,7 @@ def _sums(
     if not isinstance(settings.inverse, DiagonalRidge):
         # Only for DiagonalRidge the length of a unit is nothing.
         units_largest = jnp.broadcast_to(units_largest.max(1, keepdims=True), units_largest.shape)
-    unit_scales, gradient_scale = scale(units_largest), scale(largest[:, k])
+    unit_scales, gradient_scale = shared((scale(units_largest), scale(largest[:, k])))
     trees = [scaled(unit, unit_scales[:, j], laws) for j, unit in enumerate(state.memory)]
     units, duals = (
         [real_leaves(x) for x in trees],

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 __all__ = [
     "check_leaves",
@@ -15,6 +16,8 @@ __all__ = [
     "law_dtype",
     "machine_epsilon",
     "real_leaves",
+    "shared",
+    "spoilt",
     "stored_real_leaves",
     "weighted_sum",
     "wide",
@@ -63,6 +66,23 @@ def machine_epsilon(tree: Any) -> float:
 def finite(x: jax.Array) -> jax.Array:
     """(), whether all entries are finite; of what has no infinity True."""
     return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(True)
+
+
+def spoilt(new: jax.Array, old: jax.Array) -> jax.Array:
+    """(), whether an entry is not finite that was finite before; of what has no infinity False."""
+    if not jnp.issubdtype(new.dtype, jnp.inexact):
+        return jnp.asarray(False)
+    return (jnp.isfinite(old) & ~jnp.isfinite(new)).any()
+
+
+def shared(numbers: Any) -> Any:
+    """The same few numbers, for XLA to compute once.
+
+    What is small it computes anew in each kernel that uses it, and then compiles an update of sixty leaves
+    for a minute; but not what is cut from one array.
+    """
+    flat, unravel = ravel_pytree(numbers)
+    return unravel(jax.lax.optimization_barrier(flat))
 
 
 def kept(good: jax.Array, new: Any, old: Any) -> jax.Array:

@@ -17,6 +17,7 @@ from rllc.optax.leaves import (
     kept,
     machine_epsilon,
     real_leaves,
+    shared,
     stored_real_leaves,
     weighted_sum,
     wide,
@@ -83,6 +84,7 @@ def _update(
         settings, laws, state, _correction(frame, settings, laws, sums, state.faded, machine_epsilon(g))
     )
     good = jnp.isfinite(L).all() & _memory_fits(propagator, largest, state.memory[0])
+    L, progress, good = shared((L, progress, good))
 
     M = _next_memory(propagator, state.memory, g)
     new_state = ScaleByRLLCState(
@@ -109,7 +111,7 @@ def _sums(
 ) -> Sums:
     """W, v and gᵀg of the units M C, over each law's leaves; its units have one scale."""
     of_laws = largest_of(largest, laws)
-    memory_scale, gradient_scale = scale(jnp.max(of_laws[:, :-1], axis=1)), scale(of_laws[:, -1])
+    memory_scale, gradient_scale = shared((scale(jnp.max(of_laws[:, :-1], axis=1)), scale(of_laws[:, -1])))
     units = _combined([real_leaves(scaled(unit, memory_scale, laws)) for unit in memory], basis)
     vectors = [*units, real_leaves(scaled(g, gradient_scale, laws))]
     upper = inner_products([(vectors[i], vectors[j]) for i, j in pairs(len(vectors))], laws, axes)

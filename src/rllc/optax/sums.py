@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rllc.optax.leaves import law_dtype, widened
+from rllc.optax.leaves import law_dtype, shared, widened
 from rllc.optax.scopes import Spread
 from rllc.optax.shards import once
 
@@ -79,7 +79,7 @@ def inner_products(
     Stacked, so that all shards are summed by one all-reduce.
     """
     found = jnp.stack([_product(x, y, laws, axes) for x, y in products], axis=1)
-    return jax.lax.psum(found, axes) if axes else found
+    return shared(jax.lax.psum(found, axes) if axes else found)
 
 
 def _product(x: Vector, y: Vector, laws: Spread, axes: tuple[str, ...]) -> jax.Array:
