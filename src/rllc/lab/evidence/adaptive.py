@@ -316,7 +316,7 @@ def _training(results: Results) -> Table:
         reached = result.found.get((name, stop))
         points = [at(record, stop) for record in reached.records] if reached else []
         losses = [p.train_loss for p in points if p is not None and p.train_loss is not None]
-        return Entry(f"{statistics.mean(losses):.2g}") if losses else MISSING
+        return Entry(f"{statistics.mean(losses):.3g}") if losses else MISSING
 
     groups = [
         Group(c.name, (Line("", tuple(entry(result, c.name) for result in results.values())),))

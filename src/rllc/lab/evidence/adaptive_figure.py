@@ -31,14 +31,19 @@ PANEL = 5.0, 3.4  # inches
 def figure(results: Results) -> Figure:
     """A panel for each task, a line for each contender; rates are relative to the middle one of its own."""
     rows, columns = math.ceil(len(results) / 2), min(len(results), 2)
-    drawn = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 2.4 / columns), layout="constrained")
+    spare = rows * columns > len(results)  # a place for the names
+    height = PANEL[1] * rows + (0 if spare else 2.4 / columns)
+    drawn = Figure(figsize=(PANEL[0] * columns, height), layout="constrained")
     grid = drawn.subplots(rows, columns, squeeze=False).flatten()
     for axes, (task, result) in zip(grid, results.items(), strict=False):
         _panel(axes, task, result)
-    for axes in grid[len(results) :]:
-        axes.set_visible(False)
     handles, names = grid[0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=8.5)
+    if spare:
+        grid[-1].set_axis_off()
+        grid[-1].legend(handles, names, loc="center", ncols=2, frameon=False, fontsize=10)
+    else:
+        ncols = 2 * columns
+        drawn.legend(handles, names, loc="outside lower center", ncols=ncols, frameon=False, fontsize=8.5)
     return drawn
 
 
