@@ -15,7 +15,6 @@ from rllc.law import DiagonalRidge, Sums
 from rllc.memory import yardsticks_of
 from rllc.optax.leaves import (
     check_leaves,
-    finite,
     kept,
     law_dtype,
     machine_epsilon,
@@ -88,8 +87,7 @@ def _update(
     M, hidden = _next_memory(members, g, state, params, extra_args)
     sums, unit_scales, broken = _sums(members, settings, laws, g, state, _broken(g, M, state, hidden))
     x = _correction(members, settings, laws, sums, unit_scales, state.last_size, machine_epsilon(g))
-    L, progress = next_law(settings, laws, state, x)
-    L, progress, good = shared((L, progress, jnp.isfinite(L).all() & (broken == 0)))
+    L, progress, good = next_law(settings, laws, state, x, broken == 0)
 
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda new, old: kept(good, new, old), new, old)
@@ -158,7 +156,7 @@ def _broken(g: Any, M: tuple[Any, ...], state: ScaleByRulesState, hidden: Any) -
     """For each real leaf 1 where g or a new unit is not finite, else 0, as float32."""
     stored = jax.tree.map(lambda new, old: new.astype(old.dtype), M, state.memory)
     columns = zip(*(real_leaves(tree) for tree in (g, *stored)), strict=True)
-    flags = [jnp.stack([~finite(x) for x in column]).any() for column in columns]
+    flags = [jnp.stack([~jnp.isfinite(x).all() for x in column]).any() for column in columns]
     if flags:
         # Hidden state that is not finite from the start, such as a best loss so far, may stay so.
         pairs = zip(jax.tree.leaves(hidden), jax.tree.leaves(state.hidden), strict=True)

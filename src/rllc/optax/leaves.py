@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 __all__ = [
     "check_leaves",
-    "finite",
     "kept",
     "law_dtype",
     "machine_epsilon",
@@ -61,11 +60,6 @@ def weighted_sum(weights: Sequence[Any], leaves: Sequence[jax.Array]) -> jax.Arr
 def machine_epsilon(tree: Any) -> float:
     """The coarsest rounding of what is computed with these leaves."""
     return max([float(jnp.finfo(wide(leaf).dtype).eps) for leaf in jax.tree.leaves(tree)], default=0.0)
-
-
-def finite(x: jax.Array) -> jax.Array:
-    """(), whether all entries are finite; of what has no infinity True."""
-    return jnp.isfinite(x).all() if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.asarray(True)
 
 
 def spoilt(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -80,11 +80,9 @@ def _update(
     laws = spread(settings.scope, state.law, g)
     largest = tops([real_leaves(tree) for tree in (*state.memory, g)], settings.axes)
     sums = _sums(state.memory, g, largest, frame.basis, laws, settings.axes)
-    L, progress = next_law(
-        settings, laws, state, _correction(frame, settings, laws, sums, state.faded, machine_epsilon(g))
-    )
-    good = jnp.isfinite(L).all() & _memory_fits(propagator, largest, state.memory[0])
-    L, progress, good = shared((L, progress, good))
+    x = _correction(frame, settings, laws, sums, state.faded, machine_epsilon(g))
+    fits = _memory_fits(propagator, largest, state.memory[0])
+    L, progress, good = next_law(settings, laws, state, x, fits)
 
     M = _next_memory(propagator, state.memory, g)
     new_state = ScaleByRLLCState(

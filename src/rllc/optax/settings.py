@@ -12,7 +12,7 @@ import optax
 
 from rllc import law as _law
 from rllc.law import LawStep, RelaxedInverse
-from rllc.optax.leaves import kept, law_dtype, weighted_sum, wide
+from rllc.optax.leaves import kept, law_dtype, shared, weighted_sum, wide
 from rllc.optax.scopes import Scope, Spread, each, first_laws
 
 __all__ = ["Rate", "Settings", "check_params", "check_rate", "first_law", "next_law", "uphill"]
@@ -40,8 +40,10 @@ def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
     return first_laws(settings.scope, jnp.asarray(law, law_dtype()), params)
 
 
-def next_law(settings: Settings, laws: Spread, state: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """L after the correction x, and the progress of its steps."""
+def next_law(
+    settings: Settings, laws: Spread, state: Any, x: jax.Array, sound: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """L after the correction x, the progress of its steps, and whether to take it: sound and L finite."""
     rate = settings.law_learning_rate
     c2 = rate(state.count) if callable(rate) else rate
     dtype = state.law.dtype
@@ -50,7 +52,8 @@ def next_law(settings: Settings, laws: Spread, state: Any, x: jax.Array) -> tupl
         law, progress = settings.law_step.taken(jnp, law, c2, x, progress)
         return law.astype(dtype), progress.astype(dtype)
 
-    return each(laws, taken, state.law, x, state.progress)
+    law, progress = each(laws, taken, state.law, x, state.progress)
+    return shared((law, progress, jnp.isfinite(law).all() & sound))
 
 
 def uphill(
