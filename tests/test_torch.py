@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 
 import numpy as np
@@ -552,8 +553,10 @@ def silence(memory, guard, silent, dtype=torch.float64):
     return moves[:30], moves[-1]
 
 
-@pytest.mark.parametrize("silent", [1, 5, 15, 25, 60, 400, 3000])
-@pytest.mark.parametrize("memory", EIGHT)
+LONGEST = [("M(0.9) + M_2(0.6)", 3000)]
+
+
+@pytest.mark.parametrize(("memory", "silent"), [*itertools.product(EIGHT, (1, 5, 15, 25, 60, 400)), *LONGEST])
 def test_a_gradient_that_returns_after_silence_moves_the_law_by_an_ordinary_step(memory, silent):
     ordinary, returning = silence(memory, True, silent)
     assert returning <= ordinary[5:].max()

@@ -109,10 +109,10 @@ def test_of_a_function_of_the_history_the_same():
         return sum(w * grad(point) for w, point in zip(mu, history, strict=False))
 
     method = FORMS["nesterov, look-ahead"].method(grad)
-    for n in (0, 1, 4):
+    for n in (0, 4):
         close(direction(F, n)(theta), direction(method, n)(theta), 1e-14)
         close(correction(F, n)(theta), correction(method, n)(theta), 1e-13)
-        close(memoryless(F, 0.1)(n, theta), memoryless(method, 0.1)(n, theta), 1e-14)
+    close(memoryless(F, 0.1)(4, theta), memoryless(method, 0.1)(4, theta), 1e-14)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +188,14 @@ def test_the_modified_loss_has_no_dense_hessian():
 def slopes(form, loss, steps_of, corrected, **more):
     """Of log max_n |θ_n - θ~_n| against log h, over halvings of h = 1/steps."""
     f, theta = loss()
-    grad, method = jax.grad(f), None
-    method = form.method(grad)
-    errors = []
-    for steps in steps_of:
-        run = jax.jit(lambda theta, n=steps: simulate(method, theta, 1 / n, n))(theta)
-        other = jax.jit(lambda theta, n=steps: follow(form, grad, theta, 1 / n, n, corrected, **more))(theta)
-        errors.append(float(jnp.abs(run - other).max()))
-    return np.diff(-np.log2(errors))
+    grad, most = jax.grad(f), max(steps_of)
+
+    @jax.jit  # once for all h: each goes as many steps as the smallest
+    def distances(h):
+        run = simulate(form.method(grad), theta, h, most)
+        return jnp.abs(run - follow(form, grad, theta, h, most, corrected, **more)).max(1)
+
+    return np.diff(-np.log2([distances(1 / steps)[: steps + 1].max() for steps in steps_of]))
 
 
 SECOND_ORDER = [
@@ -224,12 +224,15 @@ def test_stationary_coefficients_from_the_first_step_are_of_first_order_only():
 def test_from_a_shifted_start_they_are_of_second_order():
     form = FORMS["heavy ball"]
     f, theta = PROBLEMS["tanh-net"]()
-    grad, errors = jax.grad(f), []
-    for n in (512, 1024, 2048):
-        shifted = theta + form.stationary().moment / n * grad(theta)
-        run = simulate(form.method(grad), theta, 1 / n, n)
-        other = follow(form, grad, shifted, 1 / n, n, stationary=True)
-        errors.append(float(jnp.abs(run - other)[n // 4 :].max()))  # after the initial layer
+    grad = jax.grad(f)
+
+    @jax.jit
+    def distances(h):
+        shifted = theta + form.stationary().moment * h * grad(theta)
+        run = simulate(form.method(grad), theta, h, 2048)
+        return jnp.abs(run - follow(form, grad, shifted, h, 2048, stationary=True)).max(1)
+
+    errors = [distances(1 / n)[n // 4 : n + 1].max() for n in (512, 1024, 2048)]  # after the initial layer
     np.testing.assert_allclose(np.diff(-np.log2(errors)), 2, atol=0.05)
 
 
