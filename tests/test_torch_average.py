@@ -120,8 +120,9 @@ def test_a_step_in_evaluation_mode_is_refused_before_anything_changes(make):
     net[1].running_mean.copy_(before[0]["1.running_mean"])
     net[1].running_var.copy_(before[0]["1.running_var"])
     net[1].num_batches_tracked.copy_(before[0]["1.num_batches_tracked"])
-    with pytest.raises(RuntimeError, match=r"call opt\.train\(\) before the next step"):
-        opt.step()
+    for closure in (None, lambda: pytest.fail("the closure was called")):
+        with pytest.raises(RuntimeError, match=r"call opt\.train\(\) before the next step"):
+            opt.step(closure)
     same((net.state_dict(), opt.state_dict()), before)
 
 

@@ -132,15 +132,11 @@ class Around(OneUnit):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
-        self._check_training()
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._evaluated(closure)
         keeper = self._books()
         everyone = params_of(self.param_groups)
         params = [p for p in everyone if p.grad is not None]
-        one_unit.check_ready(p.grad for p in params if p.grad is not None)
+        one_unit.check_ready(params)
         self._spread = shards.renewed(self._spread, self.param_groups)
         units = {p: self._unit(p) for p in params}
         sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(params))

@@ -4,8 +4,8 @@
 
 θ_t counts in proportion to about t^p: a window of t/(p+1), in which no length of the run appears.
 
-An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_check_training`
-before a step, `_begin_average` of a parameter that is about to move for the first time, and `_step_average`
+An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_evaluated`
+for the loss before a step, `_begin_average` of a parameter that is about to move for the first time, and `_step_average`
 after a step that was taken. The rest is here, checkpoints too: of these an optimizer says what its books come
 to (`_checked`) and what is to be made good (`_restore`).
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -153,13 +153,17 @@ class Averaging(torch.optim.Optimizer):
         self._buffers = [b for b in given if (b.is_floating_point() and bool(b.isfinite().all()))]
         self.param_groups[0] |= _books(float(power), self._buffers)
 
-    def _check_training(self) -> None:
-        """Refuse a step in evaluation mode."""
+    def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
+        """What the closure of a step returns, None without one; refuses a step in evaluation mode."""
         if self.param_groups[0].get("evaluating"):
             raise RuntimeError(
                 "the parameters hold the averages; call opt.train() before the next step, or evaluate"
                 " within `with opt.averaged():`"
             )
+        if closure is None:
+            return None
+        with torch.enable_grad():
+            return closure()
 
     def _begin_average(self, p: Tensor, state: dict[str, Any], before: Tensor | None = None) -> None:
         """Start the average of a parameter from where it is, or was `before` its first step."""

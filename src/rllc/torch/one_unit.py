@@ -128,7 +128,7 @@ def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
     return found
 
 
-def check_ready(grads: Iterable[Tensor]) -> None:
+def check_ready(params: Iterable[Tensor]) -> None:
     """Refuse a step that cannot be taken.
 
     Raises:
@@ -137,7 +137,7 @@ def check_ready(grads: Iterable[Tensor]) -> None:
     if torch.compiler.is_compiling():
         raise RuntimeError("this optimizer reads its sums on the host; leave opt.step() out of torch.compile")
     early.check_outside()
-    if any(g.layout is not torch.strided for g in grads):
+    if any(p.grad is not None and p.grad.layout is not torch.strided for p in params):
         raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
 
 

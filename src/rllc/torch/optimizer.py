@@ -210,11 +210,7 @@ class RLLC(Averaging):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self._check_training()
+        loss = self._evaluated(closure)
         compiling = torch.compiler.is_compiling()
         if not compiling:
             early.check_outside()
