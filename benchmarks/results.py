@@ -64,6 +64,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "precision": _table("precision", "all"),
     "shakespeare": _table("shakespeare", "all"),
     "law study": _file("law-study.md"),
+    "loss gap": _file("loss-gap.md"),
     "adaptive": lambda records: adaptive.text(_adaptive()),
     "adaptive in short": lambda records: adaptive.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),

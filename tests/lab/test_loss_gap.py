@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from loss_gap import LAWS, Job, Mark, markdown, read, run, save, verdict
+from loss_gap import LAWS, OUT, Job, Mark, markdown, read, run, save, verdict
 
 
 def marks(task="fashion-mlp", seed=0, **changed):
@@ -58,6 +58,10 @@ def test_marks_are_kept_and_shown(tmp_path):
     assert [m[:8] for m in kept] == [m[:8] for m in marks()] and math.isnan(kept[0].positive)
     text = markdown(kept)
     assert "## fashion-mlp, 1 seed" in text and text.count("| 80.00 | 0.001 | – |") == len(LAWS)
+
+
+def test_the_committed_page_is_made_of_the_committed_marks():
+    assert (OUT / "loss-gap.md").read_text() == markdown(read(OUT / "loss-gap.parquet"))
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -4,10 +4,10 @@
 
 θ_t counts in proportion to about t^p: a window of t/(p+1), in which no length of the run appears.
 
-An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_evaluated`
-for the loss before a step, `_begin_average` of a parameter that is about to move for the first time, and `_step_average`
-after a step that was taken. The rest is here, checkpoints too: of these an optimizer says what its books come
-to (`_checked`) and what is to be made good (`_restore`).
+An optimizer derives from `Averaging` and says four things: `_open_average` when it is made, `_evaluated` for
+the loss before a step, `_begin_average` of a parameter that is about to move for the first time, and
+`_step_average` after a step that was taken. The rest is here, checkpoints too: of these an optimizer says
+what its books come to (`_checked`) and what is to be made good (`_restore`).
 
 The average is `state[p]["average"]`, in at least float32. A parameter that has not moved is its own average.
 One that moves later, or is added later, counts as having been where it was from the start, since all have
