@@ -58,6 +58,10 @@ VARIANTS: dict[str, Variant] = {
     "q = 1": Variant(replace(KNOWN, q=1.0, law_lr=0.03, decay=0.5), "L += 0.03/√t |L| x, begun at 3e-3"),
     "per tensor": Variant(_of_rules("Adam", scope="tensor"), "q = 1.5 with a law for each tensor"),
     "deviation": Variant(_of_rules("Adam", "deviation"), "q = 1.5 with θ - θ̄ as a second unit, L_0 = (1, 0)"),
+    "several averages": Variant(
+        _of_rules("Adam", "deviation", "deviation(power=49)"),
+        "the same with θ - θ̄ of a fifth of the window as a third unit, L_0 = (1, 0, 0)",
+    ),
     "three momenta": Variant(
         _of_rules("Adam", "Adam(b1=0)", "Adam(b1=0.99)"),
         "q = 1.5 with Adam's directions of b1 = 0.9, 0 and 0.99 as three units, L_0 = (1, 0, 0)",

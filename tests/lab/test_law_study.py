@@ -157,7 +157,7 @@ def predicted(known):
 
 def test_predictions_are_decided_by_their_rules():
     prototype, undecided = "the prototype's only", "open"
-    assert predicted({}) == [prototype, *[undecided] * 3, prototype, *[undecided] * 3]
+    assert predicted({}) == [prototype, *[undecided] * 3, prototype, *[undecided] * 4]
 
     def alike(**changes):
         known = {}
@@ -170,7 +170,7 @@ def test_predictions_are_decided_by_their_rules():
         return known
 
     yes, no = "as predicted", "not as predicted"
-    assert predicted(alike()) == [prototype, no, yes, yes, prototype, yes, yes, no]
+    assert predicted(alike()) == [prototype, no, yes, yes, prototype, yes, yes, no, yes]
     # 1 point is a hundredth.
     changes = {
         "deviation, last": 0.006,
@@ -178,11 +178,15 @@ def test_predictions_are_decided_by_their_rules():
         "lr x 100, average": -0.0051,
         "per tensor, average": -0.002,
         "adaptive momentum, average": 0.006,
+        "several averages, average": 0.006,
         "cosine, last": 0.02,
         "q = 1.5, average": 0.011,
     }
-    one_by_one = [predicted(alike(**{name: change})) for name, change in list(changes.items())[:5]]
-    assert [outcomes[i] for outcomes, i in zip(one_by_one, (1, 2, 3, 5, 6), strict=True)] == [yes, *[no] * 4]
+    one_by_one = [predicted(alike(**{name: change})) for name, change in list(changes.items())[:6]]
+    assert [outcomes[i] for outcomes, i in zip(one_by_one, (1, 2, 3, 5, 6, 8), strict=True)] == [
+        yes,
+        *[no] * 5,
+    ]
     last = predicted(alike(**{name: changes[name] for name in ("cosine, last", "q = 1.5, average")}))
     assert last[7] == yes
 

@@ -161,6 +161,7 @@ RULES: dict[str, memory.MemoryRule] = {
     "Adam(b1=0)": memory.Adam(b1=0.0),
     "Adam(b1=0.99)": memory.Adam(b1=0.99),
     "deviation": memory.Deviation(),
+    "deviation(power=49)": memory.Deviation(49.0),
     "adaptive momentum": memory.AdaptiveMomentum(),
 }
 
