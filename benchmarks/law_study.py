@@ -102,7 +102,8 @@ def _row(study: Study, task: str, name: str) -> list[str] | None:
         return None
     found = [_entry(study, task, name, step) for step in MARKS[task]]
     laws = [_mean([size_at(run, step) for run in runs], ".2g") for step in MARKS[task]]
-    return [name, *found, _mean([training_loss(run) for run in runs], ".3f"), *laws]
+    losses = [training_loss(run) for run in runs]
+    return [name, *found, _mean(losses, ".3f" if statistics.mean(losses) < 1000 else ".1e"), *laws]
 
 
 def _entry(study: Study, task: str, name: str, step: int) -> str:
