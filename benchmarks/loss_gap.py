@@ -19,7 +19,6 @@ written beside it. All of them with three seeds take ten minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
 import math
 import statistics
@@ -38,12 +37,12 @@ from torch.nn import functional as F
 
 from rllc.lab import networks, sweep
 from rllc.lab.files import replacing
+from rllc.lab.settings import NOTHING
 from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.torch import RLLCAdamW
 
 OUT = Path(__file__).parents[1] / "results"
 MARKS = (0.1, 0.3, 1.0)  # of the steps
-STAYS = 1e-30  # law_lr of a law that grows, as its rate is not 0, and then stays
 SMOOTHING = 0.95  # of the mean of gap²
 # The law's name -> c; None where x moves it or nothing does.
 LAWS = {"default": None, "search alone": None, "gap, c = 0.005": 0.005, "gap, c = 0.02": 0.02}
@@ -82,18 +81,17 @@ def run(job: Job) -> list[Mark]:
     torch.set_num_threads(1)
     task, splits = TASKS[job.task], tensors(TASKS[job.task], "cpu")
     net = networks.build(task.network, tuple(splits.train.images.shape[1:]), job.seed)
-    loss_on = functools.partial(_loss, net)
-    opt = RLLCAdamW(net.parameters(), **({} if job.law == "default" else {"law_lr": STAYS}))
+    opt = RLLCAdamW(net.parameters(), **({} if job.law == "default" else {"law_lr": NOTHING}))
     books, c = opt.param_groups[0], LAWS[job.law]
     marks, found, seen, square = {math.ceil(part * job.steps) for part in MARKS}, [], [], 0.0
     for t, batch in enumerate(itertools.islice(_batches(splits.train, task.batch, job.seed), job.steps), 1):
         opt.zero_grad()
-        loss = loss_on(batch)
+        loss = _loss(net, batch)
         loss.backward()
-        searching = not books["progress"][2]  # the size that the search has found
-        if c is not None and not searching:
+        size_found = books["progress"][2]  # 0 while the search goes on
+        if c is not None and size_found:
             with opt.averaged(), torch.no_grad():
-                gap = float(loss - loss_on(batch))
+                gap = float(loss - _loss(net, batch))
             seen.append(gap > 0)
             square = gap**2 if not square else SMOOTHING * square + (1 - SMOOTHING) * gap**2
             quotient = gap / math.sqrt(square) if square else 0.0
@@ -181,10 +179,12 @@ def _row(law: str, ours: Sequence[Mark], at: Sequence[int]) -> list[str]:
 
 def verdict(task: str, marks: Sequence[Mark]) -> str:
     """Whether the better c gains no more than was predicted; the c is chosen on validation data."""
+    if task not in PREDICTED:
+        return "No prediction."
     ends = [m for m in marks if m.step == m.steps]
     seeds = set.intersection(*({m.seed for m in ends if m.law == law} for law in LAWS))
-    if task not in PREDICTED or not seeds:
-        return "No prediction." if task not in PREDICTED else "Open: not all laws have been run."
+    if not seeds:
+        return "Open: not all laws have been run."
 
     def mean(law: str, what: str) -> float:
         return statistics.mean(getattr(m, what) for m in ends if m.law == law and m.seed in seeds)
