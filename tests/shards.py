@@ -6,7 +6,6 @@ several. Gradients are functions of single entries, so that they need no communi
 
 import contextlib
 import copy
-import datetime
 import functools
 import itertools
 import warnings
@@ -22,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from processes import TIMEOUT
 from rllc.memory import Adam, Deviation, MemoryRule, union
 from rllc.torch import RLLC
 
@@ -588,7 +588,7 @@ def process(rank, folder):
                 init_method=f"file://{folder}/store{phase}",
                 rank=rank,
                 world_size=world,
-                timeout=datetime.timedelta(seconds=20),
+                timeout=TIMEOUT,
             )
             torch.save(answers(phase, folder), f"{folder}/{phase}-{rank}.pt")
             dist.barrier()

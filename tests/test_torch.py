@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+import processes
 from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
@@ -626,7 +627,7 @@ def _train_replica(rank, folder):
 
 
 def test_distributed_data_parallel_equals_one_process(tmp_path):
-    torch.multiprocessing.spawn(_train_replica, (str(tmp_path),), nprocs=2)
+    processes.run(_train_replica, 2, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)  # every rank the same law, to the bit
     net = network(torch.float64)

@@ -390,6 +390,19 @@ def test_checkpoints_and_copies_go_on_to_the_bit(way, dtype, how):
     assert opt.law.dtype == torch.float64
 
 
+def test_counts_of_steps_of_another_dtype_go_on_in_it():
+    """Kernels count in float32 where torch does: what somebody else made of the counts is not theirs."""
+    ours, theirs = (run(rllc, steps=5)[1] for _ in range(2))
+    for state in theirs.state.values():
+        state["step"] = state["step"].double()
+    for opt in (ours, theirs):
+        opt.step()
+    for (p, state), (q, other) in zip(ours.state.items(), theirs.state.items(), strict=True):
+        assert other["step"].dtype == torch.float64
+        assert state["step"] == other["step"] == 6
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
 def test_foreign_states_are_refused_before_anything_changes():
     _, opt = run(rllc, 5)
     before = copy.deepcopy(opt.state_dict())

@@ -1,7 +1,5 @@
 """RLLCAdamW and RLLC.around with parameters in shards on two processes, against one; their checkpoints."""
 
-import datetime
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +9,7 @@ from torch.distributed.checkpoint import state_dict as dsd
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
+import processes
 from rllc.torch import RLLCAdamW
 from rllc.torch.around import Around
 from same import same
@@ -125,7 +124,7 @@ def process(rank, folder):
         store=dist.FileStore(f"{folder}/store", 2),
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=60),
+        timeout=processes.TIMEOUT,
     )
     mesh = init_device_mesh("cpu", (2,))
     found = {name: trained(make, mesh) for name, make in OPTIMIZERS.items()}
@@ -140,7 +139,7 @@ def process(rank, folder):
 def done(tmp_path_factory):
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(process, (str(folder),), nprocs=2)
+    processes.run(process, 2, str(folder))
     return [torch.load(folder / str(rank)) for rank in range(2)]
 
 

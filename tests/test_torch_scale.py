@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import processes
 import shards
 from rllc.torch import RLLC
 from rllc.torch import shards as rllc_shards
@@ -15,7 +16,7 @@ WORLDS = {4: 0, 2: 1}  # and the phase of `shards.process` that has so many
 def answers(tmp_path_factory):
     """answers(phase, name): what each process answered."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(shards.process, (str(folder),), nprocs=4)
+    processes.run(shards.process, 4, str(folder))
     found = [
         [torch.load(folder / f"{phase}-{rank}.pt", weights_only=False) for rank in range(world)]
         for phase, world in enumerate((4, 2, 4))

@@ -8,7 +8,6 @@ torch's    its own AdamW, fused or foreach, with lr L for lr; sums by `rllc.torc
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from rllc.torch import foreach
+from rllc.torch.bias import scales_at
 from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 
 __all__ = ["Share", "advance", "fits", "share", "sums"]
@@ -40,35 +40,28 @@ class Share(NamedTuple):
     part: Part  # its memory is m, v and, if there is one, the average
     steps: list[Tensor]  # of each parameter so far
     copies: int  # how many processes have the same share
-    scales: Array  # (tensors, 5), see `_scales_at`
+    scales: Array  # (tensors, 5), see `rllc.torch.bias`
+    counters: Array | None  # addresses of the steps, for the kernels
     batches: Any  # the part as the kernels want it, None if they do not take it
     plan: Any  # for the next step's share
 
 
 def share(group: dict[str, Any], part: Part, steps: list[Tensor], copies: int, plan: Any) -> Share:
     """With who makes its passes; `plan` is of the last step's."""
-    kernels = _kernels() if _wants_kernels(group, part) else None
-    batches, plan = (None, None) if kernels is None else kernels.prepare(part, plan)
-    return Share(group, part, steps, copies, _scales(group, steps), batches, plan)
+    if _wants_kernels(group, part) and (kernels := _kernels()) is not None:
+        batches, plan = kernels.prepare(part, steps, plan)
+        if batches is not None:
+            scales = kernels.scales(plan.counters, *group["betas"], group["eps"])
+            return Share(group, part, steps, copies, scales, plan.counters, batches, plan)
+    return Share(group, part, steps, copies, _scales(group, steps), None, None, None)
 
 
 def _scales(group: dict[str, Any], steps: list[Tensor]) -> Array:
     """(tensors, 5) float64, by each one's count of steps so far."""
     counts = [t.item() for t in steps] if steps[0].is_cpu else torch.stack(steps).tolist()
-    found = {t: _scales_at(t, group) for t in set(counts)}
-    return np.array([found[t] for t in counts])
-
-
-def _scales_at(t: float, group: dict[str, Any]) -> tuple[float, ...]:
-    """With c = 1 - βᵗ, u = m̂/(√v̂ + eps) is (√c₂/c₁) m/(√v + eps √c₂). Of the old unit eps √c₂, and what
-
-    Σ m²/(√v + eps √c₂) and Σ m g/(√v + eps √c₂) are multiplied by; then eps √c₂ and √c₂/c₁ of the new one.
-    """
     (b1, b2), eps = group["betas"], group["eps"]
-    old, new = math.sqrt(1 - b2**t), math.sqrt(1 - b2 ** (t + 1))
-    c1 = 1 - b1**t
-    before = (eps * old, old / c1**2, old / c1) if t else (eps, 0.0, 0.0)
-    return (*before, eps * new, new / (1 - b1 ** (t + 1)))
+    found = {t: scales_at(t, b1, b2, eps) for t in set(counts)}
+    return np.array([found[t] for t in counts])
 
 
 def _wants_kernels(group: dict[str, Any], part: Part) -> bool:
@@ -139,7 +132,7 @@ def advance(share: Share, law: float, weight: float | None) -> bool:
     keep, sign = 1 - lr * float(group["weight_decay"]), -1.0 if group["maximize"] else 1.0
     numbers = np.array([lr * law, keep, b2, 1 - b1, 1 - b2, sign, weight or 0.0])
     _of_kernels().advance(share.batches, share.scales, numbers)
-    torch._foreach_add_(share.steps, 1)
+    _of_kernels().count(share.counters)
     return True
 
 

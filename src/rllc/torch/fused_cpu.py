@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from rllc.torch import foreach, rounding
-from rllc.torch.kernels_cpu import advance_chunks, gram_chunks
+from rllc.torch.kernels_cpu import advance_chunks, combined, gram_chunks
 from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
 
-__all__ = ["advance", "gram", "prepare", "spread"]
+__all__ = ["addresses", "advance", "gram", "prepare", "same", "spread"]
 
 CHUNK = 1 << 14  # entries of one sum
 SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
@@ -61,16 +61,15 @@ class Plan(NamedTuple):
     params: Unit
     memory: list[Unit]
     places: list[int]  # addresses of the parameters: their storage may be exchanged
-    table: np.ndarray
+    table: np.ndarray  # of one step after the other
     chunks: np.ndarray
 
 
 def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     """A part cut into batches, and the plan for the next step."""
     if plan is not None and _holds(plan, part):
-        table = plan.table.copy()
-        table[-2] = _addresses(part.gradient)
-        return [Batch(plan.kind, part, table, plan.chunks)], plan
+        plan.table[-2] = [g.data_ptr() for g in part.gradient]
+        return [Batch(plan.kind, part, plan.table, plan.chunks)], plan
     found: dict[Kind | None, list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():
@@ -94,8 +93,7 @@ def _gram_in(batch: Batch, basis: Array) -> Tensor:
     # Units of float64 must be combined before they are squared, and their squares may overflow.
     if batch.kind is None or batch.kind[-1] == torch.float64:
         return foreach.gram(batch.part, basis)
-    with np.errstate(invalid="ignore"):  # infinities are for the caller to see
-        return torch.from_numpy(basis.T @ _gram(batch.kind, batch) @ basis)
+    return torch.from_numpy(_gram(batch.kind, batch, basis))
 
 
 def advance(batches: Sequence[Batch], step: Step) -> None:
@@ -109,9 +107,9 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
 
 def _holds(plan: Plan, part: Part) -> bool:
     """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
-    same = all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
+    still = all(map(same, [plan.params, *plan.memory], [part.params, *part.memory]))
     return (
-        same
+        still
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
         and all([g.is_contiguous() for g in part.gradient])
         and [p.data_ptr() for p in part.params] == plan.places
@@ -119,7 +117,8 @@ def _holds(plan: Plan, part: Part) -> bool:
     )
 
 
-def _same(unit: Unit, other: Unit) -> bool:
+def same(unit: Unit, other: Unit) -> bool:
+    """Whether these are the same tensors in the same order."""
     return len(unit) == len(other) and all(map(operator.is_, unit, other))
 
 
@@ -134,29 +133,22 @@ def _taken(*kind: torch.dtype) -> Kind | None:
 
 
 def _batch(kind: Kind | None, part: Part) -> Batch:
-    table = np.array([_addresses(unit) for unit in (*part.memory, part.gradient, part.params)])
+    table = np.array([addresses(unit) for unit in (*part.memory, part.gradient, part.params)])
     return Batch(kind, part, table, _chunks(tuple(t.numel() for t in part.params)))
 
 
-def _addresses(unit: Unit) -> np.ndarray:
+def addresses(unit: Unit) -> np.ndarray:
+    """Where their entries begin in memory, int64."""
     return np.array([t.data_ptr() for t in unit], np.int64)
 
 
-def _gram(kind: Kind, batch: Batch) -> Array:
+def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:
     k = len(batch.part.memory)
     units, gradient, _ = map(_witness, kind)
     sums = np.empty((len(batch.chunks), (k + 1) * (k + 2) // 2))
     witnesses = (*[units] * k, gradient)
     spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
-    return sums.sum(0)[_places(k + 1)]
-
-
-@functools.cache
-def _places(size: int) -> np.ndarray:
-    """(size, size): where in the upper triangle, row by row, the entries of a symmetric matrix are."""
-    place = np.zeros((size, size), np.int64)
-    place[np.triu_indices(size)] = np.arange(size * (size + 1) // 2)
-    return np.maximum(place, place.T)
+    return combined(sums, basis)
 
 
 def _advance(kind: Kind, batch: Batch, step: Step) -> None:

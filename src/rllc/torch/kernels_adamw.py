@@ -8,19 +8,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from rllc.torch import fused_cpu
-from rllc.torch.fused_cpu import Batch
-from rllc.torch.kernels_cpu import view
+from rllc.torch import bias, fused_cpu
+from rllc.torch.fused_cpu import Batch, same
+from rllc.torch.kernels_cpu import BLOCK, added, view
 from rllc.torch.parts import Part
 
-__all__ = ["advance", "prepare", "sums"]
+__all__ = ["Plan", "advance", "count", "prepare", "scales", "sums"]
 
 Array = NDArray[np.float64]
 
@@ -29,21 +30,48 @@ Array = NDArray[np.float64]
 _kernel = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
 
 
-def prepare(part: Part, plan: Any) -> tuple[list[Batch] | None, Any]:
+COUNT = np.empty(0, np.float32)  # of AdamW's steps
+
+
+class Plan(NamedTuple):
+    """What the next step needs not find out again, if the counts of steps are still the same tensors."""
+
+    steps: list[Tensor]
+    counters: np.ndarray  # (tensors,) their addresses
+    passes: Any  # of `rllc.torch.fused_cpu`
+
+
+def prepare(part: Part, steps: list[Tensor], plan: Plan | None) -> tuple[list[Batch] | None, Plan | None]:
     """A part as the kernels take it, None if they do not take all of it; and the plan for the next step."""
-    batches, plan = fused_cpu.prepare(part, plan)
-    if all(batch.kind is not None and batch.kind[0] == batch.kind[-1] for batch in batches):
-        return batches, plan
-    return None, None
+    batches, passes = fused_cpu.prepare(part, plan and plan.passes)
+    if not all(batch.kind is not None and batch.kind[0] == batch.kind[-1] for batch in batches):
+        return None, None
+    if plan is not None and same(plan.steps, steps):
+        return batches, plan._replace(passes=passes)
+    if {t.dtype for t in steps} != {torch.float32}:  # a state of somebody else's
+        return None, None
+    return batches, Plan(steps, fused_cpu.addresses(steps), passes)
+
+
+def scales(counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
+    """(tensors, 5) `rllc.torch.bias.scales_at`, by each one's count of steps so far."""
+    found = np.empty((len(counters), 5))
+    _scale(counters, COUNT, b1, b2, eps, found)
+    return found
+
+
+def count(counters: np.ndarray) -> None:
+    """One step more for each."""
+    _count(counters, COUNT)
 
 
 def sums(batches: list[Batch], scales: Array) -> Array:
-    """(3,) uᵀm̂, uᵀg and gᵀg; `scales` as `rllc.torch.adamw_passes` has them, by the parameters' numbers."""
+    """(3,) uᵀm̂, uᵀg and gᵀg; `scales` by the parameters' numbers."""
     total = np.zeros(3)
     for batch in batches:
         out = np.empty((len(batch.chunks), 3))
         _run(_sum_chunks, batch, _own(scales, batch), out)
-        total += out.sum(0)
+        total += added(out)
     return total
 
 
@@ -72,6 +100,22 @@ def _like(dtype: torch.dtype) -> np.ndarray:
     return np.empty(0, fused_cpu.DTYPES[dtype])
 
 
+_scales_at: Any = numba.njit(bias.scales_at, cache=True)
+
+
+@numba.njit(cache=True)
+def _scale(counters: np.ndarray, like: np.ndarray, b1: float, b2: float, eps: float, out: np.ndarray) -> None:
+    for i in range(counters.size):
+        t = np.float64(view(counters[i], 0, 1, like)[0])
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4] = _scales_at(t, b1, b2, eps)
+
+
+@numba.njit(cache=True)
+def _count(counters: np.ndarray, like: np.ndarray) -> None:
+    for i in range(counters.size):
+        view(counters[i], 0, 1, like)[0] += 1
+
+
 @_kernel
 def _sum_chunks(
     table: np.ndarray,
@@ -85,6 +129,7 @@ def _sum_chunks(
     """out[c] = uᵀm̂, uᵀg and gᵀg over chunk c, float64; u = m/(√v + eps) up to the scales of a tensor."""
     real = like.dtype.type
     of_gradient = table.shape[0] - 2
+    u = np.empty(BLOCK, like.dtype)
     for c in range(lo, hi):
         t, start, stop = chunks[c]
         m = view(table[0, t], start, stop - start, like)
@@ -92,11 +137,16 @@ def _sum_chunks(
         g = view(table[of_gradient, t], start, stop - start, like)
         eps = real(scales[t, 0])
         mm = mg = gg = 0.0
-        for i in range(stop - start):
-            u = m[i] / (np.sqrt(v[i]) + eps)
-            mm += np.float64(u) * np.float64(m[i])
-            mg += np.float64(u) * np.float64(g[i])
-            gg += np.float64(g[i]) * np.float64(g[i])
+        # u apart, block by block: beside sums in float64 its roots and quotients would be half as wide.
+        for first in range(0, stop - start, BLOCK):
+            last = min(first + BLOCK, stop - start)
+            for i in range(first, last):
+                u[i - first] = m[i] / (np.sqrt(v[i]) + eps)
+            for i in range(first, last):
+                x, y, z = np.float64(u[i - first]), np.float64(m[i]), np.float64(g[i])
+                mm += x * y
+                mg += x * z
+                gg += z * z
         out[c, 0], out[c, 1], out[c, 2] = scales[t, 1] * mm, scales[t, 2] * mg, gg
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BLOCK", "advance_chunks", "gram_chunks", "view"]
+__all__ = ["BLOCK", "added", "advance_chunks", "combined", "gram_chunks", "view"]
 
 # Entries of a block: what is written of it in one loop is still in the first-level cache for the next.
 BLOCK = 1024
@@ -153,6 +153,37 @@ def gram_chunks(
         sums = _gram(_views(table, 0, t, start, stop - start, witnesses), stop - start)
         for p in range(len(sums)):
             out[c, p] = sums[p]
+
+
+@kernel
+def added(sums: np.ndarray) -> np.ndarray:
+    """The sum of the rows, one after the other: what the chunks come to, whoever has done them."""
+    total = np.zeros(sums.shape[1])
+    for c in range(sums.shape[0]):
+        for p in range(sums.shape[1]):
+            total[p] += sums[c, p]
+    return total
+
+
+@kernel
+def combined(sums: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """basisᵀ S basis, where S is symmetric and the rows of sums add up to its upper triangle, row by row."""
+    triangle = added(sums)
+    size, rank = basis.shape
+    half, whole = np.zeros((size, rank)), np.zeros((rank, rank))
+    p = 0
+    for i in range(size):
+        for j in range(i, size):
+            for r in range(rank):
+                half[i, r] += triangle[p] * basis[j, r]
+                if i != j:
+                    half[j, r] += triangle[p] * basis[i, r]
+            p += 1
+    for i in range(size):
+        for q in range(rank):
+            for r in range(rank):
+                whole[q, r] += basis[i, q] * half[i, r]
+    return whole
 
 
 # --- Second pass ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.linalg
 import torch
+from scipy.linalg.lapack import dgesv
 from torch import Tensor
 
 from rllc import law as _law
@@ -25,6 +26,37 @@ from rllc.torch.parts import Part
 from rllc.torch.passes import Array
 
 __all__ = ["Constants", "Learned", "Solver", "learn", "learn_on_device", "on", "overflow", "solver"]
+
+
+@functools.cache
+def _eye(k: int, dtype: Any = np.float64) -> np.ndarray:
+    found = np.eye(k, dtype=dtype)
+    found.setflags(write=False)
+    return found
+
+
+def _solved(A: np.ndarray, b: np.ndarray) -> np.ndarray:
+    x, failed = dgesv(A, b)[2:]
+    if failed:
+        raise np.linalg.LinAlgError("Singular matrix")
+    return x
+
+
+# What `rllc.law` needs of NumPy, for the few numbers of one law: NumPy's own wrappers, made for large arrays,
+# take longer than a small network's step.
+HOST: Any = SimpleNamespace(
+    where=lambda condition, x, y: (
+        np.where(condition, x, y) if isinstance(condition, np.ndarray) else x if condition else y
+    ),
+    sqrt=np.sqrt,
+    sum=np.add.reduce,
+    stack=np.array,
+    trace=lambda A: np.add.reduce(A.diagonal()),
+    diagonal=np.diagonal,
+    ones_like=np.ones_like,
+    eye=_eye,
+    linalg=SimpleNamespace(solve=_solved, eigh=np.linalg.eigh),
+)
 
 
 class Learned(NamedTuple):
@@ -39,7 +71,7 @@ class Learned(NamedTuple):
 class Constants(NamedTuple):
     """What does not change from step to step, as arrays of one namespace."""
 
-    xp: Any  # numpy, or what of torch `rllc.law` needs, on one device
+    xp: Any  # what `rllc.law` needs of numpy, or of torch on one device
     one: Any  # ()
     frame: Frame
     B: Any  # (k, k)
@@ -75,7 +107,7 @@ def solver(memory: Propagator | MemoryRule, inverse: RelaxedInverse, guard: bool
         B, a, frame, sticks = memory.B, memory.a, inverse.frame(memory), None
         growth = np.append(np.abs(B).sum(1), np.abs(a).max())
     basis = scipy.linalg.block_diag(frame.basis, 1.0)
-    host = Constants(np, np.float64(1), frame, B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
+    host = Constants(HOST, np.float64(1), frame, B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
     sign = torch.ones(basis.shape[1], dtype=torch.float64)
     sign[-1] = -1
     rows, structure = (tuple(map(tuple, x.tolist())) for x in (basis, B != 0))
@@ -119,9 +151,10 @@ def learn(
         return None
     weights, rate = _weighed(solver.step, rates)
     # Each group teaches with its own rate; with equal rates this is c2 Mᵀg.
-    v = np.asarray(weights) @ sums[:, :-1, -1]
-    learned = _corrected(solver, solver.host, sums.sum(0), v, rate, before, rounding)
-    return learned if math.isfinite(learned.law.sum()) else None
+    v = np.dot(weights, sums[:, :-1, -1])
+    total = sums[0] if len(sums) == 1 else sums.sum(0)
+    learned = _corrected(solver, solver.host, total, v, rate, before, rounding)
+    return learned if math.isfinite(sum(learned.law.tolist())) else None
 
 
 def learn_on_device(

@@ -141,7 +141,8 @@ def on_host(
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
         rates = [float(share.group["law_lr"]) for share in members]
-        one = learning.learn(solver, found[own], rates, _of(laws, scope), _rounding(solver, members))
+        its = found if len(own) == len(shares) else found[own]
+        one = learning.learn(solver, its, rates, _of(laws, scope), _rounding(solver, members))
         if one is None:
             break
         learned[scope] = one
