@@ -29,6 +29,7 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from rllc.lab import texts
 from rllc.lab.evidence.drawing import plain, title
 from rllc.lab.files import replacing
 from rllc.torch import RLLC
@@ -231,7 +232,7 @@ def reached(trials: Sequence[Trial], problem: str, method: str) -> int:
     return sum(t.steps is not None for t in of(trials, problem, method))
 
 
-def steps_table(trials: Sequence[Trial]) -> list[str]:
+def steps_table(trials: Sequence[Trial]) -> str:
     """Markdown: the fewest steps of each method on each problem."""
     least = {p: min(fewest(trials, p, method) for method in METHODS) for p in _problems(trials)}
 
@@ -242,7 +243,7 @@ def steps_table(trials: Sequence[Trial]) -> list[str]:
     return _table(trials, cell, METHODS)
 
 
-def settings_table(trials: Sequence[Trial]) -> list[str]:
+def settings_table(trials: Sequence[Trial]) -> str:
     """Markdown: the best setting, * at an edge of the grid, and how many settings reached the target."""
 
     def cell(problem: str, method: str) -> str:
@@ -253,7 +254,7 @@ def settings_table(trials: Sequence[Trial]) -> list[str]:
     return _table(trials, cell, METHODS)
 
 
-def pairs_table(trials: Sequence[Trial]) -> list[str]:
+def pairs_table(trials: Sequence[Trial]) -> str:
     """Markdown: heavy ball and M(β) at the same rate and β, counted over all pairs of these."""
 
     def cell(problem: str, what: str) -> str:
@@ -318,24 +319,23 @@ def _edge(found: Trial, name: str) -> str:
     return "*" if len(tried) > 1 and getattr(found, name) in (min(tried), max(tried)) else ""
 
 
-def _table(trials: Sequence[Trial], cell: Callable[[str, str], str], names: Iterable[str]) -> list[str]:
+def _table(trials: Sequence[Trial], cell: Callable[[str, str], str], names: Iterable[str]) -> str:
     problems = _problems(trials)
     rows = [[name, *(cell(problem, name) for problem in problems)] for name in names]
-    lines = [["", *problems], ["---"] + ["---:"] * len(problems), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return texts.table(["", *problems], rows)
 
 
 def report(trials: Sequence[Trial]) -> str:
     """convex.md."""
     parts = [
         textwrap.fill(WHAT, 110),
-        "\n".join(steps_table(trials)),
+        steps_table(trials).rstrip(),
         textwrap.fill(IN_SHORT, 110),
         "\n".join(notes(trials)),
         textwrap.fill(SAME_PAIRS, 110),
-        "\n".join(pairs_table(trials)),
+        pairs_table(trials).rstrip(),
         textwrap.fill(BEST_SETTINGS, 110),
-        "\n".join(settings_table(trials)),
+        settings_table(trials).rstrip(),
         "![steps against condition number](convex.png)",
     ]
     return "\n\n".join(parts) + "\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.progress import Progress
 
 from rllc import FixedLaw, parse
-from rllc.lab import sweep
+from rllc.lab import sweep, texts
 from rllc.lab.cells import Cell, points_for
 from rllc.lab.files import replacing
 from rllc.lab.records import read
@@ -60,14 +60,11 @@ def cells(task: str, memory: str, variant: str) -> list[Cell]:
     ]
 
 
-def table(folder: Path) -> list[str]:
+def table(folder: Path) -> str:
     """Markdown: a row for each variant."""
     names = list(variants(MEMORIES[0]))
     head = ["variant", *STEPS, "worst memory", "mean of last", "diverged"]
-    return [
-        "| " + " | ".join(row) + " |"
-        for row in [head, ["---"] + ["---:"] * (len(head) - 1), *(_row(folder, name) for name in names)]
-    ]
+    return texts.table(head, [_row(folder, name) for name in names])
 
 
 def _row(folder: Path, variant: str) -> Sequence[str]:
@@ -99,17 +96,16 @@ def main() -> None:
     with sweep.pool(options.workers) as workers, Progress() as bar:
         shown = bar.add_task("defaults", total=sum(cell.steps for cell in todo))
         sweep.sweep(workers, options.out, todo, lambda steps: bar.update(shown, completed=steps))
-    rows = table(options.out)
     rates = f"{len(RATES)} pairs of rates, {len(MEMORIES)} memories ({', '.join(MEMORIES)})"
     steps = ", ".join(f"{task} {steps} steps" for task, steps in STEPS.items())
     note = (
         f"Best validation accuracy in % over {rates}, mean over the memories; seed 0; {steps}."
         " 'mean of last' is over all runs that did not diverge."
     )
-    text = "\n".join([*rows, "", note])
+    text = f"{table(options.out)}\n{note}\n"
     with replacing(options.out / "defaults.md") as file:
-        file.write(f"{text}\n".encode())
-    print(text)
+        file.write(text.encode())
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from rich.progress import Progress
 
-from rllc.lab import records, sweep
+from rllc.lab import records, sweep, texts
 from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence.drawing import FAINT, INK, MEMORIES, dress, title
@@ -89,11 +89,10 @@ def table(study: Study, task: str) -> str:
     head = ["variant", *(f"{step:,}" for step in marks), "training loss"]
     head += [f"c1 &#124;L&#124; at {step:,}" for step in marks]
     rows = [row for name in VARIANTS if (row := _row(study, task, name))]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     if not rows:
         return f"## {task}: {what}\n\nNot run yet."
     said = f"## {task}: {what}, {seeds} seed{'' if seeds == 1 else 's'}\n\n"
-    return said + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return said + texts.table(head, rows).rstrip()
 
 
 def _row(study: Study, task: str, name: str) -> list[str] | None:

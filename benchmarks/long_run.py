@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rllc import reference
+from rllc.lab import texts
 from rllc.lab.files import replacing
 from rllc.law import GUARD_FRACTION, GramianRidge
 from rllc.torch import RLLC
@@ -132,13 +133,19 @@ def written(points: list[Point], seconds: float) -> str:
         " *apart* how far an optimizer's law is from the float64 one. Made by `benchmarks/long_run.py`."
     )
     names = list(LIMITS)
-    rows = ["| steps | law (float64) | way |" + "".join(f" apart, {n} |" for n in names) + " peak MB |"]
-    rows.append("| ---: " * (4 + len(names)) + "|")
-    for p in points:
-        law = ", ".join(f"{x:.4f}" for x in p.law)
-        apart = "".join(f" {p.apart[n]:.1e} |" for n in names)
-        rows.append(f"| {p.step:,} | {law} | {p.way:.2f} |{apart} {p.resident / 2**20:.0f} |")
-    return "\n".join([head, "", *(f"- {line}" for line in verdict(points)), "", *rows, ""])
+    columns = ["steps", "law (float64)", "way", *(f"apart, {n}" for n in names), "peak MB"]
+    rows = [
+        [
+            f"{p.step:,}",
+            ", ".join(f"{x:.4f}" for x in p.law),
+            f"{p.way:.2f}",
+            *(f"{p.apart[n]:.1e}" for n in names),
+            f"{p.resident / 2**20:.0f}",
+        ]
+        for p in points
+    ]
+    said = [f"- {line}" for line in verdict(points)]
+    return "\n".join([head, "", *said, "", texts.table(columns, rows, left=0)])
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rllc.lab import networks, sweep
+from rllc.lab import networks, sweep, texts
 from rllc.lab.files import replacing
 from rllc.lab.settings import NOTHING
 from rllc.lab.tasks import TASKS, Examples, tensors
@@ -163,10 +163,8 @@ def _section(task: str, steps: int, marks: Sequence[Mark]) -> str:
     head = ["law", *(f"{t:,}" for t in at), *(f"c1 L at {t:,}" for t in at), "gaps > 0"]
     by_law = {law: [m for m in here if m.law == law] for law in LAWS}
     rows = [_row(law, ours, at) for law, ours in by_law.items() if ours]
-    table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    lines = [f"| {' | '.join(row)} |" for row in table]
     title = f"## {task}, {seeds} seed{'' if seeds == 1 else 's'}"
-    return "\n".join([title, "", *lines, "", verdict(task, here)])
+    return "\n".join([title, "", texts.table(head, rows), verdict(task, here)])
 
 
 def _row(law: str, ours: Sequence[Mark], at: Sequence[int]) -> list[str]:

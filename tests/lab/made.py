@@ -1,5 +1,6 @@
 """Cells and records for tests, made by hand."""
 
+import re
 from dataclasses import replace
 
 from rllc.lab.cells import Cell, Point, Result
@@ -33,3 +34,8 @@ def with_test(made, test):
         p._replace(test_accuracy=t, test_loss=-t) for p, t in zip(made.result.points, test, strict=True)
     )
     return replace(made, result=made.result._replace(points=tuple(points)))
+
+
+def unpadded(table):
+    """A Markdown table without the spaces that align its columns."""
+    return re.sub(" +", " ", table)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import unpadded
 
 from rllc.lab import records
 from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest
@@ -107,7 +108,7 @@ def test_the_table_has_both_readings_of_what_was_run():
         | made(variants.cell("fashion-mlp", "two units", "last", 0), 0.1, diverged_at=2000)
         | made(variants.cell("shakespeare-gpt", "default", "average", 0), -0.85)
     )
-    text = study.table(known, "fashion-mlp")
+    text = unpadded(study.table(known, "fashion-mlp"))
     assert text.startswith("## fashion-mlp: test accuracy in %, 2 seeds\n")
     rows = {row.split(" | ")[0].strip("| "): row.split(" | ")[1:] for row in text.split("\n")[4:]}
     assert list(rows) == ["cosine", "default", "two units"]
@@ -115,7 +116,7 @@ def test_the_table_has_both_readings_of_what_was_run():
     assert rows["default"] == [entry, entry, entry, "0.150", "0.004", "0.004", "0.004 |"]
     assert rows["cosine"][:3] == ["– (88.00)"] * 3
     assert rows["two units"][:4] == ["– (10.00)", "diverged", "diverged", "–"]
-    assert "| default | 1.8500 (–) | 1.8500 (–) |" in study.table(known, "shakespeare-gpt")
+    assert "| default | 1.8500 (–) | 1.8500 (–) |" in unpadded(study.table(known, "shakespeare-gpt"))
     assert study.table(known, "cifar10-mlp").endswith("Not run yet.")
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rllc import parse
-from rllc.lab.memoryless import claim, claim_report, cost, law, texts
+from rllc.lab import texts
+from rllc.lab.memoryless import claim, claim_report, cost, law
 from rllc.memoryless import averaging_law, gain_and_delay
 
 ROOT = Path(__file__).parents[2]

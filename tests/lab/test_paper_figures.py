@@ -24,9 +24,9 @@ def every_optimizer(task, **more):
     return [record for name in PAPER for record in seeds(name, CURVES, task=task, **more)]
 
 
-def with_laws(name, *laws, task=FASHION):
+def with_laws(name, *laws, **more):
     setting = paper_trials(name)[0]
-    return [run(setting, [0.5] * len(law), seed, task, law=law) for seed, law in enumerate(laws)]
+    return [run(setting, [0.5] * len(law), seed, law=law, **more) for seed, law in enumerate(laws)]
 
 
 PATHS = [(1.0, 1.0), (0.5, 1.2), (-0.1, 1.0)], [(1.0, 1.0), (0.3, 1.0), (-0.3, 0.6)]
@@ -90,14 +90,17 @@ def test_figure_2_has_the_path_and_where_it_passes_known_optimizers():
 
 
 def test_figure_2_is_of_the_task_with_most_seeds_then_of_the_last():
-    def on(task, count):
+    def on(task, count, steps=10_000):
         return [
-            *with_laws(TWO, *[PATHS[0]] * count, task=task),
-            *with_laws(THREE, *[THREES] * count, task=task),
+            *with_laws(TWO, *[PATHS[0]] * count, task=task, steps=steps),
+            *with_laws(THREE, *[THREES] * count, task=task, steps=steps),
         ]
 
     assert "on fashion-mlp, 2 seeds" in figure(2, [*on(FASHION, 2), *on(CIFAR, 1)]).get_suptitle()
     assert "on cifar10-mlp, one seed" in figure(2, [*on(FASHION, 1), *on(CIFAR, 1)]).get_suptitle()
+    shortened = on(CIFAR, 2, steps=3000)
+    assert "on fashion-mlp, one seed" in figure(2, [*on(FASHION, 1), *shortened]).get_suptitle()
+    assert "on cifar10-mlp, 2 seeds" in figure(2, shortened).get_suptitle()
 
 
 @pytest.mark.parametrize(

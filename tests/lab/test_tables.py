@@ -83,6 +83,13 @@ def test_the_paper_beside_ours():
     assert loss[1].entries == (Entry("0.3426"),) and loss[0].entries[0].aside == ""
 
 
+def test_shorter_runs_are_not_measured_by_the_papers():
+    made = table(2, [*three_optimizers(), *seeds("SGD", [0.97] * 3, task=MNIST, steps=3000)], "last", "paper")
+    shorter, full = entries(made, "SGD")  # in the order of Table 1
+    assert shorter == Entry("97.00 ± 0.00", "benchmark", best=True) and full.aside
+    assert [entry.text for entry in entries(made, "SGD", 1)] == ["98.16 ± 0.03", "88.65 ± 0.05"]
+
+
 @pytest.mark.parametrize(
     "ours, std, text",
     [

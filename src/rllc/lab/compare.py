@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rllc.lab import checks, data
+from rllc.lab import checks, data, texts
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence import figures
 from rllc.lab.files import Folder, replacing
@@ -138,18 +138,17 @@ def _rich_table(plan: Plan, rows: Sequence[Row]) -> Table:
     shown = Table(title=f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seeds")
     for i, name in enumerate(COLUMNS):
         shown.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    for texts in table(rows):
-        shown.add_row(*texts)
+    for cells in table(rows):
+        shown.add_row(*cells)
     return shown
 
 
 def _write_markdown(plan: Plan, rows: Sequence[Row], workers: int, out: Path) -> Path:
     path = out / f"compare-{plan.task.name}.md"
-    lines = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 1), *table(rows)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = texts.table(COLUMNS, table(rows))
     made_with = f"rllc {importlib.metadata.version('rllc')}, torch {torch.__version__}, {plan.device}."
     picture = f"![curves](compare-{plan.task.name}.png)"
-    text = f"{body}\n\n{notes(plan, rows, workers)} Made with {made_with}\n\n{picture}\n"
+    text = f"{body}\n{notes(plan, rows, workers)} Made with {made_with}\n\n{picture}\n"
     with replacing(path) as file:
         file.write(text.encode())
     return path

@@ -25,8 +25,8 @@ from rllc.lab.evidence.outcomes import (
     Rows,
     benchmarks,
     best_on_validation,
+    of_full_length,
     others,
-    steps_on,
     tasks_in,
 )
 from rllc.lab.evidence.verdicts import (
@@ -62,8 +62,9 @@ NEAR = 0.99  # of the best validation accuracy of the best benchmark: where arri
 
 
 def verdicts(records: Sequence[Record]) -> list[Verdict]:
-    """A verdict on each claim, from the records of Table 1 and of the controls."""
-    found, controls = rows(STUDIES["table1"], records), rows(STUDIES["controls"], records)
+    """A verdict on each claim, from the runs of Table 1 and of the controls that have the paper's length."""
+    studies = STUDIES["table1"], STUDIES["controls"]
+    found, controls = (of_full_length(rows(study, records)) for study in studies)
     return [
         seed_claims.numbers(found),
         _momentum(found),
@@ -178,10 +179,9 @@ def _step(arrival: float) -> str:
 
 
 def _schedule(found: Rows, controls: Rows) -> Verdict:
-    tasks = [task for task in tasks_in(controls) if steps_on(controls, task) == steps_on(found, task)]
     pairs = [
         (task, best_on_validation(others(found, task)), best_on_validation(others(controls, task)))
-        for task in tasks
+        for task in tasks_in(controls)
     ]
     matches = [Match(task, ours, theirs) for task, ours, theirs in pairs if ours and theirs]
     word, text = all_readings(matches, not_below)

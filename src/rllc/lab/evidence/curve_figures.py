@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rllc.lab.errors import Refused
-from rllc.lab.evidence import paper
 from rllc.lab.evidence.drawing import FAINT, INK, colours, label_ends, line, plain, title, values, window
-from rllc.lab.evidence.outcomes import BENCHMARKS, Rows, steps_on, tasks_in
+from rllc.lab.evidence.outcomes import BENCHMARKS, Rows, is_full_length, steps_on, tasks_in
 from rllc.lab.selection import Row, finished
 
 __all__ = ["others", "resnet", "seeds"]
@@ -127,8 +126,7 @@ def _panel(axes: Axes, rows: Sequence[Row], heading: str, room: float) -> None:
 
 
 def _length(found: Rows, task: str) -> str:
-    steps = steps_on(found, task)
-    return task if steps >= paper.STEPS else f"{task}, shortened to {steps:,} steps"
+    return task if is_full_length(found, task) else f"{task}, shortened to {steps_on(found, task):,} steps"
 
 
 def _over_seeds(rows: Sequence[Row]) -> str:

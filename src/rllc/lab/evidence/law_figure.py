@@ -15,7 +15,7 @@ from rllc.lab.errors import Refused
 from rllc.lab.evidence.drawing import FAINT, INK, label_ends, line, plain, title, unit_names, values
 from rllc.lab.evidence.law_claims import BETA, LIMIT, THREE, TWO
 from rllc.lab.evidence.law_paths import crossings, lines, missed, rewriting
-from rllc.lab.evidence.outcomes import Rows, tasks_in
+from rllc.lab.evidence.outcomes import Rows, is_full_length, tasks_in
 from rllc.lab.selection import Row, finished
 from rllc.notation import parse
 
@@ -36,7 +36,7 @@ LINES = {"momentum": "#D55E00", "NAG": "#9A4D8E", "SGD": "#0072B2"}
 
 
 def paths(found: Rows) -> Figure:
-    """Figure 2, on the task with most seeds; of equal ones the last in Table 1.
+    """Figure 2, on the task with most seeds, first of those not shortened; of equal ones the last in Table 1.
 
     Raises:
         Refused: no task has finished runs of both optimizers.
@@ -46,7 +46,7 @@ def paths(found: Rows) -> Figure:
         raise Refused(
             f'figure 2 needs {TWO} and {THREE} on one task: rllc run table1 --optimizers "{TWO}" "{THREE}"'
         )
-    task = max(reversed(tasks), key=lambda task: _seeds(found, task))
+    task = max(reversed(tasks), key=lambda task: (is_full_length(found, task), _seeds(found, task)))
     two, three = (_ended(found[task, name]) for name in (TWO, THREE))
     figure = Figure(figsize=(12, 9), layout="constrained")
     grid = figure.add_gridspec(2, 2, wspace=0.06, hspace=0.08)

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from rllc.lab import texts
+
 __all__ = ["FORMATS", "MISSING", "Entry", "Group", "Line", "Table", "render"]
 
 Mark = Literal["", "benchmark", "above"]
@@ -99,22 +101,12 @@ def _rows(table: Table, group: Group, entry: Callable[[Entry], str]) -> list[lis
 
 def _markdown(table: Table) -> str:
     left = 2 if table.labelled else 1
-    rows = [table.head, *(row for group in table.groups for row in _rows(table, group, _markdown_entry))]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        padded = (
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    rows = [row for group in table.groups for row in _rows(table, group, _markdown_entry)]
     legend = [f"{SIGNS[mark]} {MEANINGS[mark]}" for mark in table.marks]
     legend += ["**bold** the best of all."] if legend else []
     said = filter(None, [", ".join(legend), *table.notes])
-    body = [line(rows[0]), line(rule), *map(line, rows[1:])]
-    return "\n".join([f"**{table.title}**", "", *body, "", *(f"- {note}" for note in said), ""])
+    body = texts.table(table.head, rows, left)
+    return "\n".join([f"**{table.title}**", "", body, *(f"- {note}" for note in said), ""])
 
 
 def _markdown_entry(entry: Entry) -> str:

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 import scipy.stats
 
+from rllc.lab.evidence import paper
 from rllc.lab.optimizers import PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, best_point, finished, reading
@@ -34,7 +35,9 @@ __all__ = [
     "best_on_validation",
     "compare",
     "error_of_difference",
+    "is_full_length",
     "losses",
+    "of_full_length",
     "others",
     "quickest",
     "steps_on",
@@ -74,6 +77,16 @@ def tasks_in(found: Rows) -> tuple[str, ...]:
 def steps_on(found: Rows, task: str) -> int:
     """How long the task's runs are, which is the same for all its rows; 0 if every one diverged."""
     return steps_of([record for (on, _), row in found.items() if on == task for record in row.records])
+
+
+def is_full_length(found: Rows, task: str) -> bool:
+    """Whether the task's runs have as many steps as the paper's: shorter ones say nothing of its numbers."""
+    return steps_on(found, task) >= paper.STEPS
+
+
+def of_full_length(found: Rows) -> Rows:
+    """The rows of the tasks whose runs are as long as the paper's."""
+    return {key: row for key, row in found.items() if is_full_length(found, key[0])}
 
 
 def benchmarks(found: Rows, task: str) -> list[Row]:

@@ -18,7 +18,6 @@ from rllc.lab.evidence.outcomes import (
     losses,
     others,
     quickest,
-    steps_on,
     tasks_in,
 )
 from rllc.lab.evidence.verdicts import HOLDS, NOT, PARTLY, UNTESTED, Match, Verdict, champions
@@ -70,7 +69,7 @@ def _cells(found: Rows) -> list[Cell]:
     return [
         Cell(task, row, printed)
         for (task, name), row in found.items()
-        if steps_on(found, task) >= paper.STEPS and len(finished(row.records)) > 1
+        if len(finished(row.records)) > 1
         if (printed := paper.published(task, name))
     ]
 

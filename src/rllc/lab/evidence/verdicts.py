@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rllc.lab.evidence import paper
 from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.outcomes import (
     OUTCOMES,
@@ -159,9 +158,7 @@ def _told(match: Match) -> str:
     if not fought:
         return ""
     numbers = "; ".join(f"{READING_NAMES[which]} {_gain(duel)}" for which, duel in fought)
-    steps = match.ours.records[0].cell.steps
-    task = match.task if steps == paper.STEPS else f"{match.task} ({steps:,} steps)"
-    return f"{task}, {match.ours.name} against {match.theirs.name}: {numbers}."
+    return f"{match.task}, {match.ours.name} against {match.theirs.name}: {numbers}."
 
 
 def _gain(duel: Duel) -> str:

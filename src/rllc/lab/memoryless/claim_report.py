@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rllc.lab.evidence.drawing import INK, dress, title
 from rllc.lab.memoryless.claim import DATA, ROWS, SEEDS
 from rllc.lab.memoryless.drawing import COLOURS, headed
-from rllc.lab.memoryless.texts import over_seeds, table
 from rllc.lab.memoryless.training import VARIANTS, Variant
+from rllc.lab.texts import over_seeds, table
 
 __all__ = ["Curves", "Effect", "Reproduction", "curves", "effect", "figure", "markdown", "reproduction"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rllc import laws
 from rllc.lab.memoryless.images import Examples, initialise, mean_loss, size
 from rllc.lab.memoryless.problems import Params
-from rllc.lab.memoryless.texts import table
+from rllc.lab.texts import table
 from rllc.memoryless import Adam, ClosedForm, Linear, Lion, RMSProp, correction
 
 __all__ = ["CLOSED", "GENERAL", "markdown", "measure"]

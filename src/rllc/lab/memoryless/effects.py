@@ -7,7 +7,7 @@ import warnings
 import optax
 
 from rllc import laws
-from rllc.lab.memoryless import texts
+from rllc.lab import texts
 from rllc.laws import FixedLaw
 from rllc.memoryless import Adam, Effect, Linear, Lion, LongMemoryWarning, RMSProp, memory_effect
 from rllc.propagator import CM, M

@@ -16,7 +16,7 @@ from rllc import laws
 from rllc.lab.evidence.drawing import INK, dress, title
 from rllc.lab.memoryless.drawing import headed, logarithmic
 from rllc.lab.memoryless.explicit import SEEDS, SETTINGS, STRENGTHS, Setting
-from rllc.lab.memoryless.texts import minus, over_seeds, table
+from rllc.lab.texts import minus, over_seeds, table
 
 __all__ = ["figure", "markdown", "of"]
 

@@ -14,7 +14,7 @@ from rllc.lab.memoryless.command import DEFAULT_TASKS, Memoryless
 from rllc.lab.memoryless.names import NAMES
 from rllc.lab.memoryless.orders import LAST
 from rllc.lab.memoryless.records import collect
-from rllc.lab.memoryless.texts import minus, table
+from rllc.lab.texts import minus, table
 
 __all__ = ["experiment", "markdown"]
 
