@@ -141,6 +141,19 @@ def test_a_truncated_checkpoint_costs_its_run_and_a_line(tmp_path, kept):
     assert heard == [4, 4, 4, 0] and not path.exists()
 
 
+@pytest.mark.parametrize("place", [0, 31, 32, -1], ids=["digest", "its end", "state", "the end"])
+def test_a_checkpoint_with_one_bit_altered_is_refused_by_name(tmp_path, place):
+    keep, asked = Folder(str(tmp_path)), cell(TWO_UNITS)
+    assert train(asked, keep=keep, stop=always) is None
+    path = tmp_path / f"{digest(asked)}.checkpoint"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=f"checkpoint {path} is truncated or altered"):
+        train(asked, keep=keep)
+    assert path.read_bytes() == content
+
+
 # kill -9 at any moment
 
 # Forks a process for each time that a file is to be opened, flushed, renamed or deleted, and kills it then.
