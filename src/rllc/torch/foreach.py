@@ -29,25 +29,28 @@ def gram(part: Part, basis: Array) -> Tensor:
     combine = torch.from_numpy(basis).to(device)
     single = torch.zeros((basis.shape[0],) * 2, dtype=torch.float64, device=device)
     double = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=device)
+    # One piece after the other in one place: to ask for new memory takes longer than to fill it.
+    place = torch.empty(0, dtype=torch.float64, device=device)
     for piece in pieces(part, room(device)):
-        rows = _gathered(piece)
-        if rows.dtype == torch.float64:
+        rows = _gathered(piece, place)
+        if wide_dtype(piece.params[0]) == torch.float64:
             # Units combined before they are squared lose half the digits of units combined after.
             double += _scaled_gram(combine.T @ rows)
         else:
-            rows = rows.double()
             single += rows @ rows.T
     return double + combine.T @ single @ combine
 
 
-def _gathered(piece: Part) -> Tensor:
-    """(k+1, entries): matching rows of all units and the gradient, in what the parameters are computed in."""
+def _gathered(piece: Part, place: Tensor) -> Tensor:
+    """(k+1, entries) float64: matching rows of all units and the gradient, at a place that grows for them."""
     units = [*piece.memory, piece.gradient]
-    columns = sum(t.numel() for t in piece.params)
-    theta = piece.params[0]
-    rows = torch.empty(len(units), columns, dtype=wide_dtype(theta), device=theta.device)
+    sizes = [t.numel() for t in piece.params]
+    count = len(units) * sum(sizes)
+    if count > place.numel():
+        place.resize_(count)
+    rows = place[:count].view(len(units), -1)
     for row, unit in zip(rows, units, strict=True):
-        torch.cat([t.reshape(-1) for t in unit], out=row)
+        torch._foreach_copy_(row.split(sizes), [t.reshape(-1) for t in unit])
     return rows
 
 
@@ -90,9 +93,8 @@ def _remember(memory: Sequence[Unit], gradient: Unit, step: Step) -> None:
 
 
 def _scale(unit: Unit, factor: Any) -> None:
-    if isinstance(factor, Tensor):
-        factor = factor.to(unit[0].dtype)
-    torch._foreach_mul_(unit, factor)
+    # A float, because torch takes NumPy's for a tensor and converts it for each of the unit's.
+    torch._foreach_mul_(unit, factor.to(unit[0].dtype) if isinstance(factor, Tensor) else float(factor))
 
 
 def _add(unit: Unit, other: Unit, factor: Any) -> None:
@@ -100,7 +102,7 @@ def _add(unit: Unit, other: Unit, factor: Any) -> None:
     if isinstance(factor, Tensor):
         torch._foreach_add_(unit, torch._foreach_mul(other, factor.to(unit[0].dtype)))
     else:
-        torch._foreach_add_(unit, other, alpha=factor)
+        torch._foreach_add_(unit, other, alpha=float(factor))
 
 
 def _wide(unit: Unit, piece: Part) -> Unit:
