@@ -390,6 +390,22 @@ def test_checkpoints_and_copies_go_on_to_the_bit(way, dtype, how):
     assert opt.law.dtype == torch.float64
 
 
+def test_a_state_whose_storage_is_exchanged_is_followed():
+    """Kernels go by addresses: of moments and counts, too, the present ones."""
+    apart = []
+    for options in ({}, {"foreach": True}):
+        params, opt = run(lambda params, options=options: rllc(params, **options), steps=3)
+        for name in ("exp_avg", "exp_avg_sq", "step"):
+            for state in opt.state.values():
+                state[name].data = state[name].data * 2
+        take(params, np.linspace(-1, 1, 24))
+        opt.step()
+        assert [state["step"].item() for state in opt.state.values()] == [7.0] * 3
+        apart.append((flat(params), opt.law))
+    torch.testing.assert_close(apart[0][1], apart[1][1], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(apart[0][0], apart[1][0], rtol=1e-12, atol=1e-12)
+
+
 def test_counts_of_steps_of_another_dtype_go_on_in_it():
     """Kernels count in float32 where torch does: what somebody else made of the counts is not theirs."""
     ours, theirs = (run(rllc, steps=5)[1] for _ in range(2))

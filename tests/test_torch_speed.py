@@ -73,6 +73,8 @@ def test_fused_takes_over_where_tensors_move_and_layouts_differ():
         opt = RLLC([p], "M(0.9) + M(0)", 0.1, 0.1, **WAYS[way])
         for t in range(8):
             p.grad = torch.cos(p.detach() + t)
+            if t == 1:
+                opt.state[p]["m2"].data = opt.state[p]["m2"].data * 2
             if t == 2:
                 p.data = p.data.clone()
             if t == 3:

@@ -49,10 +49,10 @@ class Share(NamedTuple):
 def share(group: dict[str, Any], part: Part, steps: list[Tensor], copies: int, plan: Any) -> Share:
     """With who makes its passes; `plan` is of the last step's."""
     if _wants_kernels(group, part) and (kernels := _kernels()) is not None:
-        batches, plan = kernels.prepare(part, steps, plan)
-        if batches is not None:
-            scales = kernels.scales(plan.counters, *group["betas"], group["eps"])
-            return Share(group, part, steps, copies, scales, plan.counters, batches, plan)
+        (batches, plan), counters = kernels.prepare(part, plan), kernels.counters(steps)
+        if batches is not None and counters is not None:
+            scales = kernels.scales(counters, *group["betas"], group["eps"])
+            return Share(group, part, steps, copies, scales, counters, batches, plan)
     return Share(group, part, steps, copies, _scales(group, steps), None, None, None)
 
 

@@ -29,7 +29,7 @@ from rllc.torch.kernels_cpu import advance_chunks, combined, gram_chunks
 from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
 
-__all__ = ["addresses", "advance", "gram", "prepare", "same", "spread"]
+__all__ = ["addresses", "advance", "gram", "prepare", "spread"]
 
 CHUNK = 1 << 14  # entries of one sum
 SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     kind: Kind
     params: Unit
     memory: list[Unit]
-    places: list[int]  # addresses of the parameters: their storage may be exchanged
+    places: list[list[int]]  # addresses of units and parameters: their storage may be exchanged
     table: np.ndarray  # of one step after the other
     chunks: np.ndarray
 
@@ -78,9 +78,8 @@ def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     only = batches[0] if len(batches) == 1 else None
     if only is None or only.kind is None or len(only.part.params) < len(part.params):
         return batches, None
-    return batches, Plan(
-        only.kind, part.params, part.memory, only.table[-1].tolist(), only.table, only.chunks
-    )
+    places = np.delete(only.table, -2, 0).tolist()
+    return batches, Plan(only.kind, part.params, part.memory, places, only.table, only.chunks)
 
 
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
@@ -107,18 +106,17 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
 
 def _holds(plan: Plan, part: Part) -> bool:
     """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
-    still = all(map(same, [plan.params, *plan.memory], [part.params, *part.memory]))
+    same = all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
     return (
-        still
+        same
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
         and all([g.is_contiguous() for g in part.gradient])
-        and [p.data_ptr() for p in part.params] == plan.places
+        and [[t.data_ptr() for t in unit] for unit in (*part.memory, part.params)] == plan.places
         and all([p.is_contiguous() for p in part.params])
     )
 
 
-def same(unit: Unit, other: Unit) -> bool:
-    """Whether these are the same tensors in the same order."""
+def _same(unit: Unit, other: Unit) -> bool:
     return len(unit) == len(other) and all(map(operator.is_, unit, other))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rllc.torch import bias, fused_cpu
-from rllc.torch.fused_cpu import Batch, same
+from rllc.torch.fused_cpu import Batch
 from rllc.torch.kernels_cpu import BLOCK, added, view
 from rllc.torch.parts import Part
 
-__all__ = ["Plan", "advance", "count", "prepare", "scales", "sums"]
+__all__ = ["advance", "count", "counters", "prepare", "scales", "sums"]
 
 Array = NDArray[np.float64]
 
@@ -33,24 +33,17 @@ _kernel = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy
 COUNT = np.empty(0, np.float32)  # of AdamW's steps
 
 
-class Plan(NamedTuple):
-    """What the next step needs not find out again, if the counts of steps are still the same tensors."""
-
-    steps: list[Tensor]
-    counters: np.ndarray  # (tensors,) their addresses
-    passes: Any  # of `rllc.torch.fused_cpu`
-
-
-def prepare(part: Part, steps: list[Tensor], plan: Plan | None) -> tuple[list[Batch] | None, Plan | None]:
+def prepare(part: Part, plan: Any) -> tuple[list[Batch] | None, Any]:
     """A part as the kernels take it, None if they do not take all of it; and the plan for the next step."""
-    batches, passes = fused_cpu.prepare(part, plan and plan.passes)
-    if not all(batch.kind is not None and batch.kind[0] == batch.kind[-1] for batch in batches):
-        return None, None
-    if plan is not None and same(plan.steps, steps):
-        return batches, plan._replace(passes=passes)
-    if {t.dtype for t in steps} != {torch.float32}:  # a state of somebody else's
-        return None, None
-    return batches, Plan(steps, fused_cpu.addresses(steps), passes)
+    batches, plan = fused_cpu.prepare(part, plan)
+    if all(batch.kind is not None and batch.kind[0] == batch.kind[-1] for batch in batches):
+        return batches, plan
+    return None, None
+
+
+def counters(steps: list[Tensor]) -> np.ndarray | None:
+    """The addresses of the counts of steps; None if they are not float32, in a state of somebody else's."""
+    return fused_cpu.addresses(steps) if {t.dtype for t in steps} == {torch.float32} else None
 
 
 def scales(counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
