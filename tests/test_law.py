@@ -12,6 +12,7 @@ from problems import EIGHT, random_propagator, relative_error
 from rllc import M, law, reference
 from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, Ridge, Sums
 from rllc.notation import parse
+from rllc.torch.learning import HOST
 
 INVERSES = [GramianRidge(1e-3), Ridge(1e-2), Cutoff(1e-6)]
 F64 = law.rounding_of(4, np.finfo(np.float64).eps)
@@ -50,7 +51,7 @@ def memory_of(p, n=12, steps=30, seed=0):
 @pytest.mark.parametrize("guard", [False, True])
 @pytest.mark.parametrize("inverse", INVERSES, ids=repr)
 @pytest.mark.parametrize("text", EIGHT)
-@pytest.mark.parametrize("framework", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("framework", ["numpy", "numpy without its wrappers", "torch", "jax"])
 def test_equals_the_svd_oracle(framework, text, inverse, guard):
     p = parse(text)
     memory, g = memory_of(p)
@@ -61,6 +62,7 @@ def test_equals_the_svd_oracle(framework, text, inverse, guard):
     with jax.enable_x64(True):
         xp, convert = {
             "numpy": (np, np.asarray),
+            "numpy without its wrappers": (HOST, np.asarray),
             "torch": (torch, torch.as_tensor),
             "jax": (jnp, jnp.asarray),
         }[framework]
