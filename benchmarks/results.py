@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rllc.lab import runs
-from rllc.lab.evidence import adaptive, adaptive_figure, claims, cost, figures, tables
+from rllc.lab.evidence import adaptive, adaptive_figure, adaptive_tables, claims, cost, figures, tables
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import replacing
 from rllc.lab.memoryless import effects
@@ -65,8 +65,8 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "shakespeare": _table("shakespeare", "all"),
     "law study": _file("law-study.md"),
     "loss gap": _file("loss-gap.md"),
-    "adaptive": lambda records: adaptive.text(_adaptive()),
-    "adaptive in short": lambda records: adaptive.in_short(_adaptive()),
+    "adaptive": lambda records: adaptive_tables.text(_adaptive()),
+    "adaptive in short": lambda records: adaptive_tables.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),

@@ -22,7 +22,7 @@ from rllc.lab.adaptive import (
 from rllc.lab.cells import Point, Result, evaluation_steps
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import adaptive as evidence
-from rllc.lab.evidence import adaptive_figure, adaptive_results
+from rllc.lab.evidence import adaptive_figure, adaptive_results, adaptive_tables
 from rllc.lab.evidence.markup import MISSING
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.files import Folder
@@ -214,7 +214,7 @@ def test_regrets_to_the_best_peer_cosine_and_the_control():
     results = evidence.results_in(studied())
     result = results["digits-mlp"]
     assert evidence.best_peer(result, 1000) == COSINE
-    table = next(table for table in evidence.tables(results) if table.title.startswith("Regret"))
+    table = next(table for table in adaptive_tables.tables(results) if table.title.startswith("Regret"))
     ((name, lines),) = table.groups
     texts = [(line.label, line.entries[0].text, line.entries[0].aside) for line in lines]
     assert name == "after 1,000 steps" and texts == [
@@ -222,7 +222,7 @@ def test_regrets_to_the_best_peer_cosine_and_the_control():
         (f"to {COSINE}", "+2.00 ± 0.16", ""),
         (f"to {CONTROL}", "−1.00 ± 0.16", ""),
     ]
-    sentences = evidence.verdicts(results)
+    sentences = adaptive_tables.verdicts(results)
     assert "better by more than a standard error in 0, within it in 0, worse in 1" in sentences[0]
     assert sentences[0].endswith(f"worse in 1: digits-mlp at 1,000 by 2.00 ± 0.16 ({COSINE}).")
     assert sentences[2].startswith(f"Against {CONTROL}, of 1 ") and "error in 1, within" in sentences[2]
@@ -230,7 +230,7 @@ def test_regrets_to_the_best_peer_cosine_and_the_control():
 
 def test_the_ranking_says_who_lost():
     results = evidence.results_in(studied())
-    table = next(table for table in evidence.tables(results) if table.title == "Who lost")
+    table = next(table for table in adaptive_tables.tables(results) if table.title == "Who lost")
     rows = {name: [entry.text for entry in lines[0].entries] for name, lines in table.groups}
     assert list(rows)[:2] == [COSINE, OURS.name]
     assert rows[COSINE] == ["0.00", "0.00", "digits-mlp 1,000", "1"]
@@ -238,7 +238,7 @@ def test_the_ranking_says_who_lost():
 
 
 def test_accuracies_with_the_rates_chosen():
-    table = evidence.tables(evidence.results_in(studied()))[0]
+    table = adaptive_tables.tables(evidence.results_in(studied()))[0]
     rows = {name: lines[0].entries[0] for name, lines in table.groups}
     assert rows[OURS.name][:3] == ("80.20 ± 0.20", "", False) and rows[OURS.name].aside == "(0.001)"
     assert rows[COSINE].best and rows[COSINE].aside == "(0.001)"
@@ -254,11 +254,13 @@ def test_the_spread_is_of_five_and_of_seven_rates():
 
     plan = Adaptive(DIGITS, (OURS,), 3000, 1)
     made = all_records(plan, pretended(lambda cell, step: by_rate.get(cell.setting.lr, 0.9), lost))
-    *_, table, training = evidence.tables(evidence.results_in(made))
+    *_, table, training = adaptive_tables.tables(evidence.results_in(made))
     ((_, lines),) = table.groups
     assert [line.entries[0].text for line in lines] == ["80.00", "60.00", "diverged"]
     assert training.groups[0].lines[0].entries[0] == MISSING  # of the pretended runs no loss is known
-    (row,) = [line for line in evidence.in_short(made).splitlines() if line.startswith(f"| {OURS.name} ")]
+    (row,) = [
+        line for line in adaptive_tables.in_short(made).splitlines() if line.startswith(f"| {OURS.name} ")
+    ]
     assert "80.00" in row and "(diverged)" in row
 
 
@@ -268,7 +270,7 @@ def test_training_losses_at_the_end_are_means_over_seeds():
         return dataclasses.replace(record, result=record.result._replace(points=tuple(points)))
 
     made = [with_losses(record) for record in studied()]
-    table = evidence.tables(evidence.results_in(made))[-1]
+    table = adaptive_tables.tables(evidence.results_in(made))[-1]
     assert table.title == "Training loss at the end"
     rows = {name: lines[0].entries[0].text for name, lines in table.groups}
     assert rows[OURS.name] == rows[COSINE] == "2"
@@ -277,7 +279,7 @@ def test_training_losses_at_the_end_are_means_over_seeds():
 def test_of_a_text_less_is_better():
     results = evidence.results_in(studied(GPT))
     assert evidence.best_peer(results["shakespeare-gpt"], 1000) == COSINE
-    table = next(table for table in evidence.tables(results) if table.title.startswith("Regret"))
+    table = next(table for table in adaptive_tables.tables(results) if table.title.startswith("Regret"))
     assert table.groups[0].lines[0].entries[0].text == "+0.0200 ± 0.0016"
     assert "validation loss in nats" in table.title
 
@@ -366,4 +368,4 @@ def test_the_command_has_nothing_to_do_where_all_is_there_and_prints_what_came_o
 
 def test_where_there_is_nothing_of_it_says_so():
     with pytest.raises(Refused, match="rllc run adaptive"):
-        evidence.text([record for record in studied() if record.cell.setting == Adam(1e-3)])
+        adaptive_tables.text([record for record in studied() if record.cell.setting == Adam(1e-3)])

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rllc.lab import runs
 from rllc.lab.errors import Refused
-from rllc.lab.evidence import adaptive, adaptive_figure
+from rllc.lab.evidence import adaptive, adaptive_figure, adaptive_tables
 from rllc.lab.evidence.markup import render
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.options import Figure, Table
@@ -28,9 +28,9 @@ def print_tables(options: Table, console: Console) -> None:
         raise Refused(f"the paper has no table of {options.study}: leave out --against {options.against}")
     found = _records(options.folder)
     if options.format == "markdown":
-        sys.stdout.write(adaptive.text(found))
+        sys.stdout.write(adaptive_tables.text(found))
         return
-    tables = adaptive.tables(adaptive.results_in(found))
+    tables = adaptive_tables.tables(adaptive.results_in(found))
     sys.stdout.write("\n".join(render(table, options.format) for table in tables))
 
 
