@@ -23,7 +23,7 @@ demo: $(READY)  ## train on real digits: RLLC beside SGD, momentum and Adam (und
 	$(BIN)/rllc compare digits-mlp
 
 test: $(READY)  ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 12
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -119,11 +119,11 @@ sys.exit(cli.main())
 def test_ctrl_c_keeps_finished_runs_and_ends_the_workers(tmp_path):
     ask = [sys.executable, "-c", INTERRUPTIBLE, *MINIATURE, str(tmp_path), "--steps", "400"]
     process = subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180  # of a busy machine, where two processes import torch beside others
     while not list(tmp_path.glob("records/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)  # ends only when no worker holds the pipe
+    _, err = process.communicate(timeout=120)  # ends only when no worker holds the pipe
     assert process.returncode == 130
     assert err.strip() == "rllc: stopped; finished runs are kept, the same command goes on from there"
     kept = list((tmp_path / "records").iterdir())
