@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import scipy.stats
+
 from rllc.lab.evidence import paper
-from rllc.lab.evidence.outcomes import Rows, steps_on, tasks_in
-from rllc.lab.selection import Row, finished
+from rllc.lab.evidence.outcomes import Rows, accuracies, steps_on, tasks_in
+from rllc.lab.selection import READINGS, Row, finished
 from rllc.lab.settings import rates_of
 from rllc.lab.studies import PAPER_TASKS, Study
+from rllc.lab.texts import minus
 
-__all__ = ["READING_NAMES", "notes", "reading_note", "steps_note"]
+__all__ = ["READING_NAMES", "notes", "order_note", "reading_note", "steps_note"]
 
 READING_NAMES = {"last": "last iterate", "validation": "best validation", "best": "best on test"}
 MEANS = {
@@ -32,6 +35,29 @@ def reading_note(readings: Sequence[str]) -> str:
     """What the readings shown mean."""
     text = " ".join(MEANS[which] for which in readings)
     return text[0].upper() + text[1:]
+
+
+def order_note(found: Rows) -> str:
+    """How alike our order of the optimizers is to the paper's, Spearman's correlation for each reading.
+
+    Of tasks with three optimizers or more that have two finished seeds; empty where there is none.
+    """
+    said = []
+    for task in tasks_in(found):
+        rows = [row for (on, _), row in found.items() if on == task and len(finished(row.records)) > 1]
+        known = [(row, printed.accuracy) for row in rows if (printed := paper.published(task, row.name))]
+        if len(known) < 3:
+            continue
+        theirs = [accuracy for _, accuracy in known]
+        ours = {which: [accuracies(row, which).mean for row, _ in known] for which in READINGS}
+        numbers = [_rank_correlation(ours[which], theirs) for which in READINGS]
+        said.append(f"{task} {minus(' / '.join(numbers))}")
+    names = " / ".join(READING_NAMES[which] for which in READINGS)
+    return f"Rank correlation of the optimizers with the paper, {names}: {', '.join(said)}." if said else ""
+
+
+def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> str:
+    return "none" if len(set(a)) == 1 else f"{scipy.stats.spearmanr(a, b).statistic:.2f}"
 
 
 def steps_note(found: Rows) -> str:

@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import scipy.stats
-
 from rllc.lab.evidence import paper
-from rllc.lab.evidence.notes import READING_NAMES
+from rllc.lab.evidence.notes import READING_NAMES, order_note
 from rllc.lab.evidence.outcomes import (
     BENCHMARKS,
     Rows,
@@ -58,7 +56,9 @@ def numbers(found: Rows) -> Verdict:
         "The accuracies of Tables 1 and 2 come out again.",
         "Tables 1 and 2, which do not say at which evaluation of a run they measure",
         word if cells else UNTESTED,
-        _nearness(cells, near) if cells else "No task has run the paper's steps with two seeds.",
+        f"{_nearness(cells, near)} {order_note(found)}".strip()
+        if cells
+        else "No task has run the paper's steps with two seeds.",
         "On tasks that ran the paper's 10,000 steps. Holds: under some reading nine tenths of its accuracies"
         " lie within two units √(s² + s²) of ours, s the two standard deviations over seeds (3.5 standard"
         " errors of the difference, which is lenient); does not: under none a half.",
@@ -86,7 +86,7 @@ def _is_near(cell: Cell, which: str) -> bool:
 
 
 def _nearness(cells: Sequence[Cell], near: Mapping[str, float]) -> str:
-    """Each reading's distance from the paper, and whether it ranks the optimizers alike."""
+    """Each reading's distance from the paper."""
     apart = {which: [_points_above(cell, which) for cell in cells] for which in READINGS}
     loss = {which: [losses(c.row, which).mean / c.printed.loss for c in cells] for which in READINGS}
     said = [
@@ -103,7 +103,6 @@ def _nearness(cells: Sequence[Cell], near: Mapping[str, float]) -> str:
         f" Nearest by accuracy: {READING_NAMES[by_accuracy]}; by loss: {READING_NAMES[by_loss]}. Furthest"
         f" off at {READING_NAMES[by_accuracy]}: {worst.row.name} on {worst.task},"
         f" {_signed([_points_above(worst, by_accuracy)])} points."
-        f" {_ranks(cells)}"
     )
 
 
@@ -117,27 +116,6 @@ def _signed(values: Sequence[float]) -> str:
 
 def _sizes(values: Sequence[float]) -> str:
     return f"{statistics.median(map(abs, values)):.2f}"
-
-
-def _ranks(cells: Sequence[Cell]) -> str:
-    """Spearman's correlation of our ranks of the optimizers with the paper's, for each task and reading."""
-    said = []
-    for task in dict.fromkeys(cell.task for cell in cells):
-        here = [cell for cell in cells if cell.task == task]
-        if len(here) < 3:
-            continue
-        printed = [cell.printed.accuracy for cell in here]
-        ours = {which: [accuracies(cell.row, which).mean for cell in here] for which in READINGS}
-        numbers = [_rank_correlation(ours[which], printed) for which in READINGS]
-        said.append(f"{task} {' / '.join(numbers).replace('-', '−')}")
-    names = " / ".join(READING_NAMES[which] for which in READINGS)
-    return f"Rank correlation of the optimizers with the paper, {names}: {', '.join(said)}." if said else ""
-
-
-def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> str:
-    if len(set(a)) == 1:
-        return "none"
-    return f"{scipy.stats.spearmanr(a, b).statistic:.2f}"
 
 
 def reliability(found: Rows) -> Verdict:

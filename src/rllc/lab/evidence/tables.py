@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from rllc.lab.errors import Refused
 from rllc.lab.evidence.markup import FORMATS, MISSING, Entry, Group, Line, Mark, Table, render
-from rllc.lab.evidence.notes import READING_NAMES, notes, reading_note
+from rllc.lab.evidence.notes import READING_NAMES, notes, order_note, reading_note
 from rllc.lab.evidence.outcomes import (
     BENCHMARKS,
     Rows,
@@ -140,7 +140,9 @@ def _mark(name: str, merit: float, bar: float) -> Mark:
 def _paper(number: int | str, found: Rows, readings: Sequence[str], against: bool) -> Table:
     quantities = (LOSS, ACCURACY) if number == 1 else (ACCURACY_AND_STD,)
     what = "loss and accuracy (%)" if number == 1 else "accuracy (%) and its standard deviation"
-    said = [reading_note(readings), *notes(STUDIES["table1"], found), *([AGAINST] if against else [])]
+    shortened = {key: row for key, row in found.items() if not is_full_length(found, key[0])}
+    beside = [AGAINST, *filter(None, [order_note(shortened)])] if against else []
+    said = [reading_note(readings), *notes(STUDIES["table1"], found), *beside]
     groups = _groups(PAPER, found, quantities, readings, against)
     return Table(f"Table {number}. Test {what}{_at(readings)}", tasks_in(found), groups, tuple(said))
 
