@@ -88,7 +88,7 @@ def _level(panels: dict[str, Axes], rows: Sequence[Row], heading: str) -> None:
                 axes.set_xticks([0, row.records[0].cell.steps // 2, row.records[0].cell.steps])
     first = panels[MEMORIES[0]]
     first.set_ylim(*window(list(curves.values())))
-    first.set_ylabel(heading, fontsize=10, fontweight="bold", color=INK)
+    first.set_ylabel(heading.replace(", ", ",\n"), fontsize=10, fontweight="bold", color=INK)
 
 
 def _ends(curve: NDArray[np.float64]) -> str:
