@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 
 import pytest
@@ -51,6 +52,28 @@ def test_at_the_deadline_workers_end_with_a_checkpoint(tmp_path):
     assert checkpoints.load(out / "checkpoints", digest(long))["step"] == 200
     assert records.read_all(out / "records") == ([], [])
     assert len(checkpoints.names(out / "checkpoints")) < len(waiting)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("name", ["wait", "submit"])
+def test_ctrl_c_is_not_raised_where_it_could_leave_a_lock_held(tmp_path, monkeypatch, name):
+    """Twice within `wait`, or `submit`: both go on to their end, and the pool can be shut down."""
+    before, ended = signal.signal(signal.SIGINT, signal.default_int_handler), []
+    with pytest.raises(KeyboardInterrupt), pool(1) as workers:
+        owner = sweep_module if name == "wait" else workers
+        original = getattr(owner, name)
+
+        def interrupted(*arguments):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            answer = original(*arguments)
+            ended.append(name)
+            return answer
+
+        monkeypatch.setattr(owner, name, interrupted)
+        sweep(workers, Folder(str(tmp_path)), [cell(SGD(0.1), steps=1_000_000, points=5000)])
+    assert ended == [name]
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
     assert not multiprocessing.active_children()
 
 

@@ -92,24 +92,27 @@ def sweep(
     """
     lost, stopping = [], False
     try:
-        running = {workers.submit(out, cell): cell for cell in cells}
-        futures = set(running)
-        while futures:
-            done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                if future.cancelled():
-                    continue
-                finished, said = future.result()
-                if said:
-                    say(said)
-                if not finished and not stopping:
-                    lost.append(running[future])
-            progress(workers.steps())
-            if deadline is not None and time.monotonic() > deadline and not stopping:
-                stopping = True
-                workers.stop()
-                for future in futures:
-                    future.cancel()
+        with _interrupts_between() as interrupt:
+            running = {workers.submit(out, cell): cell for cell in cells}
+            futures = set(running)
+            while futures:
+                done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
+                interrupt()
+                for future in done:
+                    if future.cancelled():
+                        continue
+                    finished, said = future.result()
+                    if said:
+                        say(said)
+                    if not finished and not stopping:
+                        lost.append(running[future])
+                progress(workers.steps())
+                if deadline is not None and time.monotonic() > deadline and not stopping:
+                    stopping = True
+                    workers.stop()
+                    for future in futures:
+                        future.cancel()
+            interrupt()
     except BrokenProcessPool:
         raise Broken(
             "a worker process was killed (out of memory?); finished runs are kept: run the same command"
@@ -118,6 +121,30 @@ def sweep(
     if stopping:
         raise OutOfTime
     return lost
+
+
+@contextmanager
+def _interrupts_between() -> Iterator[Callable[[], None]]:
+    """Ctrl-C is noted, and raised by what this yields.
+
+    Raised where it arrives, within `wait` or `submit`, it can leave the lock of a future held for ever, and
+    whoever then shuts the pool down waits as long.
+    """
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    noted: list[int] = []
+
+    def interrupt() -> None:
+        if noted:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callable[[], bool]) -> Outcome:
