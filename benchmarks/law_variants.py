@@ -218,4 +218,5 @@ def _at(record: Record, step: int) -> Point | None:
 
 
 def _score(task: str, point: Point) -> float:
-    return point.test_loss if task == TEXT else 100 * point.test_accuracy
+    loss, accuracy = point.on_test_data()
+    return loss if task == TEXT else 100 * accuracy

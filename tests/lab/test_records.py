@@ -1,5 +1,6 @@
 """A record comes back as it was written, or is refused by name."""
 
+import dataclasses
 import json
 import os
 import time
@@ -46,6 +47,14 @@ def test_a_cell_of_a_text_comes_back_too(finished):
     text = Cell(TASKS["shakespeare-gpt"], SGD(0.1), seed=0, steps=10)
     record = records.Record(text, finished[1], {}, None, "")
     assert unpack(pack([record]), "here") == [record]
+
+
+def test_a_run_without_test_data_comes_back_too(tmp_path):
+    made = dataclasses.replace(cell(SGD(0.1)), tested=False)
+    result = train(made)
+    save(Folder(str(tmp_path)), made, result)
+    assert read(Folder(str(tmp_path)), made).result == result
+    assert {point.test_accuracy for point in result.points} == {None}
 
 
 def test_a_diverged_run_and_one_without_law_come_back_too(tmp_path):

@@ -129,6 +129,19 @@ def test_a_run_is_shown_with_its_settings_its_curve_and_its_law(tmp_path):
     assert "diverged by step 30" in "\n".join(said(runs.show_run, RunsShow(folder, digest(LOST.cell))))
 
 
+def test_a_run_without_test_data_is_listed_and_shown(tmp_path):
+    whole = record([0.1, 0.75])
+    points = tuple(p._replace(test_loss=None, test_accuracy=None) for p in whole.result.points)
+    short = replace(
+        whole, cell=replace(whole.cell, tested=False), result=whole.result._replace(points=points)
+    )
+    folder = put(tmp_path, short)
+    text = "\n".join(said(runs.show_run, RunsShow(folder, digest(short.cell))))
+    assert "75.00 % on validation data at step 10; not tested" in text
+    assert re.search(r"^ +10 +0\.5000 +0\.2500 +75\.00 *$", text, re.M)
+    assert " 75.00 " in "\n".join(said(runs.list_runs, RunsList(folder)))
+
+
 def test_a_long_curve_is_shown_at_eleven_points(tmp_path):
     long = record([i / 100 for i in range(51)])
     text = said(runs.show_run, RunsShow(put(tmp_path, long), digest(long.cell)))

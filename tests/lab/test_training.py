@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made import DIGITS, TWO_UNITS, cell
 
 from rllc.lab import training
-from rllc.lab.cells import canonical, digest, evaluation_steps, points_for
+from rllc.lab.cells import canonical, cell_of, digest, evaluation_steps, points_for
 from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.lab.training import train
@@ -50,7 +50,7 @@ def test_it_learns_and_measures_what_it_says():
 def test_points_are_loss_and_accuracy_of_the_network():
     run = training._start(cell(), tensors(DIGITS, "cpu"))
     valid = tensors(DIGITS, "cpu").valid
-    point = training._measure(run, tensors(DIGITS, "cpu"), 0, None)
+    point = training._measure(run, tensors(DIGITS, "cpu"), 0, None, True)
     probabilities = torch.softmax(run.net(valid.images).double(), 1)
     expected = -probabilities[range(len(valid.labels)), valid.labels].log().mean()
     assert abs(point.valid_loss - expected) < 1e-6
@@ -165,6 +165,7 @@ def test_the_digest_tells_any_two_cells_apart():
         dataclasses.replace(base, steps=13),
         dataclasses.replace(base, points=4),
         dataclasses.replace(base, device="cuda"),
+        dataclasses.replace(base, tested=False),
         dataclasses.replace(base, task=dataclasses.replace(DIGITS, batch=64)),
         dataclasses.replace(
             base, task=dataclasses.replace(DIGITS, data=dataclasses.replace(DIGITS.data, digest="0"))
@@ -185,6 +186,22 @@ def test_the_digest_tells_any_two_cells_apart():
     ]
     assert len({digest(other) for other in [base, *others]}) == len(others) + 1
     assert digest(cell(TWO_UNITS)) == digest(base)
+
+
+def test_a_cell_without_test_data_trains_alike_and_knows_nothing_of_them():
+    tested, untested = train(cell(TWO_UNITS)), train(dataclasses.replace(cell(TWO_UNITS), tested=False))
+    assert untested.points == tuple(p._replace(test_loss=None, test_accuracy=None) for p in tested.points)
+    with pytest.raises(ValueError, match="not measured at step 12"):
+        untested.points[-1].on_test_data()
+
+
+def test_cells_of_before_that_choice_keep_their_digests():
+    text = canonical(cell(TWO_UNITS))
+    assert "tested" not in text and cell_of(text) == cell(TWO_UNITS)
+    untested = dataclasses.replace(cell(TWO_UNITS), tested=False)
+    assert '"tested": false' in canonical(untested) and cell_of(canonical(untested)) == untested
+    with pytest.raises(ValueError, match="another version"):  # one cell, one text
+        cell_of(json.dumps(json.loads(text) | {"tested": True}, sort_keys=True))
 
 
 def test_the_configuration_names_every_hyperparameter():

@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rllc.lab.data import Source, Text
@@ -48,12 +48,16 @@ __all__ = [
     "points_for",
 ]
 
+UNSAID = "not in the JSON at its default"  # of a field added later: older cells keep their digests
 FORMAT = 1  # raise it when the engine changes a run beyond rounding: old records are then no longer found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that determines the numbers of one run. `device` is "cpu" or "cuda"."""
+    """Everything that determines the numbers of one run. `device` is "cpu" or "cuda".
+
+    With `tested` false only validation data are measured, which is all that choosing a rate needs.
+    """
 
     task: Task | TextTask
     setting: Setting
@@ -61,22 +65,33 @@ class Cell:
     steps: int
     device: str = "cpu"
     points: int = 50
+    tested: bool = field(default=True, metadata={UNSAID: True})
 
 
 class Point(NamedTuple):
     """What is measured after `step` steps: mean losses in nats, accuracies in [0, 1], the law L (k numbers).
 
-    train_loss is the mean over the steps since the point before, None at step 0; law is empty where
-    the optimizer has none.
+    train_loss is the mean over the steps since the point before, None at step 0; test_loss and
+    test_accuracy are None where the cell is not tested; law is empty where the optimizer has none.
     """
 
     step: int
     train_loss: float | None
     valid_loss: float
     valid_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
     law: tuple[float, ...]
+
+    def on_test_data(self) -> tuple[float, float]:
+        """Test loss and test accuracy.
+
+        Raises:
+            ValueError: they were not measured.
+        """
+        if self.test_loss is None or self.test_accuracy is None:
+            raise ValueError(f"test data were not measured at step {self.step}: the cell is not `tested`")
+        return self.test_loss, self.test_accuracy
 
 
 class Result(NamedTuple):
@@ -161,6 +176,10 @@ def _typed(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """Dataclasses as dictionaries that name their type; other values as they are."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__} | fields
+        said = (f for f in dataclasses.fields(value) if not _is_unsaid(f, getattr(value, f.name)))
+        return {"type": type(value).__name__} | {f.name: _plain(getattr(value, f.name)) for f in said}
     return value
+
+
+def _is_unsaid(of: dataclasses.Field[Any], value: Any) -> bool:
+    return UNSAID in of.metadata and value == of.default

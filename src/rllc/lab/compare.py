@@ -115,9 +115,9 @@ def _texts(row: Row) -> tuple[str, ...]:
         f"{lr:g}" + ("*" if _at_edge(row) else ""),
         "" if second is None else f"{second:g}",
         _percent([p.valid_accuracy for p in last]),
-        _percent([p.test_accuracy for p in last]),
+        _percent([p.on_test_data()[1] for p in last]),
         _percent([p.valid_accuracy for p in best]),
-        _percent([p.test_accuracy for p in best]),
+        _percent([p.on_test_data()[1] for p in best]),
         f"{statistics.mean(r.result.ms_per_step for r in ended):.2f}",
     )
 

@@ -45,10 +45,10 @@ def _outcome(record: Record) -> str:
     if record.diverged:
         return f"diverged by step {record.result.diverged_at:,}"
     last, best = record.result.points[-1], best_point(record)
-    return (
-        f"{100 * last.test_accuracy:.2f} % on test data at the end, {100 * best.test_accuracy:.2f} % at step"
-        f" {best.step:,}, where validation is best"
-    )
+    if not record.cell.tested:
+        return f"{100 * best.valid_accuracy:.2f} % on validation data at step {best.step:,}; not tested"
+    at_end, there = (f"{100 * point.on_test_data()[1]:.2f} %" for point in (last, best))
+    return f"{at_end} on test data at the end, {there} at step {best.step:,}, where validation is best"
 
 
 def _origin(record: Record) -> Iterator[tuple[str, str]]:
@@ -86,7 +86,8 @@ def _curve(points: Sequence[Point]) -> Table:
     for step, train, valid_loss, valid, test_loss, test, law in (points[place] for place in places):
         losses = ("" if loss is None else f"{loss:.4f}" for loss in (train, valid_loss, test_loss))
         first, second, third = losses
-        texts = f"{step:,}", first, second, f"{100 * valid:.2f}", third, f"{100 * test:.2f}"
+        tested = "" if test is None else f"{100 * test:.2f}"
+        texts = f"{step:,}", first, second, f"{100 * valid:.2f}", third, tested
         shown.add_row(*texts, " ".join(f"{weight:.4f}" for weight in law))
     return shown
 

@@ -191,7 +191,7 @@ def _summary(group: Sequence[Record]) -> tuple[str, ...]:
     return (
         *map(str, counts),
         f"{100 * point.valid_accuracy:.2f}",
-        f"{100 * point.test_accuracy:.2f}",
+        "" if point.test_accuracy is None else f"{100 * point.test_accuracy:.2f}",
         f"{statistics.median(record.result.ms_per_step for record in ended):.2f}",
         hours,
         digest(best.cell)[:SHOWN_DIGITS],

@@ -73,10 +73,10 @@ class Plan:
         return Cell(self.task, setting, seed, self.steps, self.device, points_for(self.task, self.steps))
 
     def short_cell(self, setting: Setting, rung: Rung) -> Cell:
-        """The run of a rung, measured less often than one in full, by which it is told from that."""
+        """The run of a rung: measured less often than one in full, by which it is known; no test data."""
         steps = rung.steps(self.steps)
         points = max(1, min(MOST_RUNG_POINTS, points_for(self.task, steps) // 2))
-        return Cell(self.task, setting, 0, steps, self.device, points)
+        return Cell(self.task, setting, 0, steps, self.device, points, tested=False)
 
     def training_steps(self) -> int:
         """How many there will be at most, if no run is there yet."""

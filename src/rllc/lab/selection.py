@@ -56,16 +56,19 @@ def reading(record: Record, which: str) -> tuple[float, float]:
 
     "last": the last iterate. "validation": the evaluation of best validation accuracy. "best": the least
     loss and the largest accuracy of all evaluations, each its own, which looks at test data to choose.
+
+    Raises:
+        ValueError: the reading is unknown, or the run was not tested.
     """
     points = record.result.points
     match which:
         case "last":
-            return points[-1].test_loss, points[-1].test_accuracy
+            return points[-1].on_test_data()
         case "validation":
-            best = best_point(record)
-            return best.test_loss, best.test_accuracy
+            return best_point(record).on_test_data()
         case "best":
-            return min(p.test_loss for p in points), max(p.test_accuracy for p in points)
+            losses, accuracies = zip(*(point.on_test_data() for point in points), strict=True)
+            return min(losses), max(accuracies)
     raise ValueError(f"unknown reading {which!r}; known are {', '.join(READINGS)}")
 
 

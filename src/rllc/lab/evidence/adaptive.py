@@ -118,7 +118,7 @@ def value(record: Record, stop: int) -> float | None:
     point = at(record, stop)
     if point is None:
         return None
-    return point.valid_loss if isinstance(record.cell.task, TextTask) else 100 * point.test_accuracy
+    return point.valid_loss if isinstance(record.cell.task, TextTask) else 100 * point.on_test_data()[1]
 
 
 def regret_to(reference: str, result: Result, stop: int) -> Regret | None:
