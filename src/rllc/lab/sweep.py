@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import NamedTuple, Protocol
@@ -190,10 +192,10 @@ def _trained(
 @contextmanager
 def pool(workers: int) -> Iterator[Pool]:
     """Start processes on demand; on any error, Ctrl-C too, they are ended at once."""
-    context = multiprocessing.get_context("spawn")  # fork and torch's threads do not go together
+    context = _context()
     steps, stopping = context.Value("q", 0), context.Event()
     before = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(workers, context, _prepare, (steps, stopping))
+    executor = ProcessPoolExecutor(workers, context, _prepare, (steps, stopping, dict(os.environ)))
     try:
         yield _Processes(executor, steps, stopping)
     except BaseException:
@@ -202,6 +204,19 @@ def pool(workers: int) -> Iterator[Pool]:
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """Workers are forked, where that is safe, from a process that has imported what they need and no more.
+
+    Fork and torch's threads do not go together, so it cannot be this one.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # An optimizer's first step imports the second, which takes as long as all of torch.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    return context
 
 
 class _Processes:
@@ -246,9 +261,10 @@ _steps: Synchronized[int]
 _stopping: Event
 
 
-def _prepare(steps: Synchronized[int], stopping: Event) -> None:
+def _prepare(steps: Synchronized[int], stopping: Event, environment: dict[str, str]) -> None:
     global _steps, _stopping
     _steps, _stopping = steps, stopping
+    os.environ.update(environment)  # the one it was forked from has that of the first pool
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
