@@ -150,7 +150,8 @@ def test_momentum_and_the_gradient_as_units_are_linear_memory(memory, tx):
     for found, expected in zip(
         run(rllc(unit(tx, euclidean), **rates)), run(rllc(memory, **rates)), strict=True
     ):
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        # Entries cross zero on their way: an error is measured by the largest.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 def test_a_fixed_law_of_one_is_adam_to_the_bit():
