@@ -3,14 +3,13 @@
 import os
 import shutil
 
-XLA_FLAGS = (
-    "--xla_force_host_platform_device_count=8",  # so that sharding is tested without hardware
-    # Most programs here are compiled for one short run: in half the time like this.
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
+# Eight host devices, so that sharding is tested without hardware. And most programs here are compiled for one
+# short run: in half the time, like this.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tensors here are tiny: threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -60,9 +60,9 @@ def cases():
 @pytest.mark.parametrize(("check", "memory", "arguments"), list(cases()))
 def test_optax_has_nothing_to_object(check, memory, arguments, monkeypatch):
     monkeypatch.setattr(contrib, "rllc", rllc_with_a_schedule, raising=False)
-    # On Rosenbrock's function larger rates diverge with three units, as they do with a fixed law. A law of two
-    # parameters that learns faster grows at the optimum, where gradients are rounding, until a step throws
-    # them out again: where they are after 30,000 is luck.
+    # On Rosenbrock's function larger rates diverge with three units, as they do with a fixed law. And the law
+    # of two parameters that learns faster grows at the optimum, where gradients are rounding, until a step
+    # throws them out again: where they are after 30,000 is luck.
     rates = {"memory": memory, "learning_rate": 1e-4, "law_learning_rate": 1e-4}
     case = common.ContribTest(methodName="test_optimizers0")
     check(case, opt_name="rllc", opt_kwargs=rates, wrapper_name=None, wrapper_kwargs=None, **arguments)

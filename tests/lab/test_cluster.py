@@ -91,24 +91,6 @@ def test_workers_know_where_the_data_are(workers):
     assert ray.get(where.remote()) == os.path.abspath("some/where")
 
 
-def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint(workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_finish", killed(once))
-    this, before = cell(TWO_UNITS, points=6), workers.steps()
-    assert sweep.sweep(workers, Folder(str(tmp_path)), [this]) == []
-    assert (tmp_path / "was killed").exists()
-    assert records.read(Folder(f"{tmp_path}/records"), this).result.points == train(this).points
-    # The first worker did 6 steps, of which 4 were counted; the second began at step 4.
-    assert workers.steps() - before == 4 + 12
-
-
-def test_a_worker_that_is_killed_again_and_again_is_reported(workers, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_finish", killed(always))
-    monkeypatch.setattr(cluster, "RETRIES", 0)
-    with pytest.raises(Broken, match=r"^the Ray cluster lost a worker .*; finished runs are kept") as reason:
-        sweep.sweep(workers, Folder(str(tmp_path)), [cell()])
-    assert "\n" not in str(reason.value)
-
-
 def test_a_folder_that_cannot_be_written_is_reported(workers, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Broken, match=r"^cannot write to .*file \(.*\); finished runs are kept$"):
@@ -132,6 +114,27 @@ def test_at_the_deadline_runs_end_with_a_checkpoint_and_none_begin(workers, tmp_
 def test_a_cluster_without_gpus_refuses_runs_for_one(workers, tmp_path):
     with pytest.raises(Refused, match="has no GPU; use --device cpu"):
         workers.submit(Folder(str(tmp_path)), Cell(cell().task, SGD(0.1), 0, 10, "cuda"))
+
+
+# Last of those that share the workers: another must be started for whoever comes next.
+
+
+def test_a_run_whose_worker_is_killed_goes_on_from_its_checkpoint(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_finish", killed(once))
+    this, before = cell(TWO_UNITS, points=6), workers.steps()
+    assert sweep.sweep(workers, Folder(str(tmp_path)), [this]) == []
+    assert (tmp_path / "was killed").exists()
+    assert records.read(Folder(f"{tmp_path}/records"), this).result.points == train(this).points
+    # The first worker did 6 steps, of which 4 were counted; the second began at step 4.
+    assert workers.steps() - before == 4 + 12
+
+
+def test_a_worker_that_is_killed_again_and_again_is_reported(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_finish", killed(always))
+    monkeypatch.setattr(cluster, "RETRIES", 0)
+    with pytest.raises(Broken, match=r"^the Ray cluster lost a worker .*; finished runs are kept") as reason:
+        sweep.sweep(workers, Folder(str(tmp_path)), [cell()])
+    assert "\n" not in str(reason.value)
 
 
 def settled(reason):
