@@ -23,6 +23,13 @@ def die(out, cell):
     os._exit(1)
 
 
+def test_workers_have_the_environment_of_their_pool(monkeypatch):
+    for value in ("one", "two"):  # the process that they are forked from has that of the first
+        monkeypatch.setenv("RLLC_TEST", value)
+        with pool(1) as workers:
+            assert workers._executor.submit(os.getenv, "RLLC_TEST").result() == value
+
+
 def test_a_worker_gives_the_same_bits_as_this_process(tmp_path):
     cells = [cell(TWO_UNITS, seed) for seed in (0, 1)]
     out, heard = Folder(str(tmp_path)), []

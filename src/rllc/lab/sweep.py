@@ -132,8 +132,7 @@ def _interrupts_between() -> Iterator[Callable[[], None]]:
     Raised where it arrives, within `wait` or `submit`, it can leave the lock of a future held for ever, and
     whoever then shuts the pool down waits as long.
     """
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not ours or threading.current_thread() is not threading.main_thread():
+    if not _ctrl_c_is_raised_here():
         yield lambda: None
         return
     noted: list[int] = []
@@ -147,6 +146,11 @@ def _interrupts_between() -> Iterator[Callable[[], None]]:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ctrl_c_is_raised_here() -> bool:
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return ours and threading.current_thread() is threading.main_thread()
 
 
 def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callable[[], bool]) -> Outcome:
@@ -213,9 +217,15 @@ def _context() -> BaseContext:
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
     context = multiprocessing.get_context("forkserver")
     # An optimizer's first step imports the second, which takes as long as all of torch.
     context.set_forkserver_preload([__name__, "torch._dynamo"])
+    if _ctrl_c_is_raised_here():  # and is not for that process, which takes seconds until it says so itself
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return context
 
 

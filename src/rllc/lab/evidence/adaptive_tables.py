@@ -28,6 +28,7 @@ from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table, render
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.records import Record
 from rllc.lab.settings import RLLC_ADAMW
+from rllc.lab.texts import minus
 
 __all__ = ["in_short", "tables", "text", "verdicts"]
 
@@ -289,7 +290,7 @@ def _units(results: Results) -> str:
 
 
 def _signed(found: Regret, sign: Literal[1, -1]) -> str:
-    number = f"{found.value:+.{_digits(sign)}f}".replace("-", "−")
+    number = minus(f"{found.value:+.{_digits(sign)}f}")
     return number if found.error is None else f"{number} ± {_number(found.error, sign)}"
 
 

@@ -49,6 +49,7 @@ from rllc.lab.evidence.verdicts import (
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, finished
 from rllc.lab.studies import STUDIES, rows
+from rllc.lab.texts import minus
 from rllc.notation import parse
 from rllc.propagator import jordan_blocks
 
@@ -229,7 +230,7 @@ def _in_brief(name: str, matches: Sequence[Match]) -> str:
 
 def _mean_gain(fought: Sequence[Duel]) -> str:
     gain = 100 * statistics.mean(duel.ours.mean - duel.theirs.mean for duel in fought)
-    return f"{gain:+.2f}".replace("-", "−")
+    return minus(f"{gain:+.2f}")
 
 
 def _has_large_block(memory: str) -> bool:

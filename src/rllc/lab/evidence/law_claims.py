@@ -13,6 +13,7 @@ from rllc.lab.evidence.outcomes import Rows, tasks_in
 from rllc.lab.evidence.verdicts import HOLDS, NOT, PARTLY, UNTESTED, Verdict
 from rllc.lab.records import Record
 from rllc.lab.selection import finished
+from rllc.lab.texts import minus
 from rllc.notation import parse
 
 __all__ = ["BETA", "LIMIT", "THREE", "TWO", "coupling", "law_of", "path_of", "transition"]
@@ -120,7 +121,7 @@ def _coupling_told(task: str, records: Sequence[Record]) -> str:
     laws = np.concatenate([law_of(record) for record in records])
     rewritten = laws @ rewriting(p, q).T
     lost = max(missed(p, q, law) for law in laws)
-    correlations = ", ".join(f"{_correlation(record):.3f}" for record in records).replace("-", "−")
+    correlations = ", ".join(minus(f"{_correlation(record):.3f}") for record in records)
     return (
         f"{task}: correlations {correlations}; M(0.8) between {_range(laws[:, 1])}, M(0.7) between"
         f" {_range(laws[:, 2])}. In the units of {LIMIT} the same steps, to {100 * lost:.1f} % under white"
@@ -142,8 +143,8 @@ def _word(all_of: Sequence[bool], none_of: Sequence[bool]) -> str:
 
 
 def _law(law: NDArray[np.float64]) -> str:
-    return ", ".join(f"{value:.2f}" for value in law).replace("-", "−")
+    return ", ".join(minus(f"{value:.2f}") for value in law)
 
 
 def _range(values: NDArray[np.float64]) -> str:
-    return f"{values.min():.1f} and {values.max():.1f}".replace("-", "−")
+    return " and ".join(minus(f"{value:.1f}") for value in (values.min(), values.max()))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import scipy.stats
 
 from rllc.lab.evidence import paper
-from rllc.lab.evidence.outcomes import Rows, accuracies, steps_on, tasks_in
+from rllc.lab.evidence.outcomes import Rows, accuracies, beside_paper, steps_on, tasks_in
 from rllc.lab.selection import READINGS, Row, finished
 from rllc.lab.settings import rates_of
 from rllc.lab.studies import PAPER_TASKS, Study
@@ -43,13 +43,13 @@ def order_note(found: Rows) -> str:
     Of tasks with three optimizers or more that have two finished seeds; empty where there is none.
     """
     said = []
+    cells = beside_paper(found)
     for task in tasks_in(found):
-        rows = [row for (on, _), row in found.items() if on == task and len(finished(row.records)) > 1]
-        known = [(row, printed.accuracy) for row in rows if (printed := paper.published(task, row.name))]
+        known = [cell for cell in cells if cell.task == task]
         if len(known) < 3:
             continue
-        theirs = [accuracy for _, accuracy in known]
-        ours = {which: [accuracies(row, which).mean for row, _ in known] for which in READINGS}
+        theirs = [cell.printed.accuracy for cell in known]
+        ours = {which: [accuracies(cell.row, which).mean for cell in known] for which in READINGS}
         numbers = [_rank_correlation(ours[which], theirs) for which in READINGS]
         said.append(f"{task} {minus(' / '.join(numbers))}")
     names = " / ".join(READING_NAMES[which] for which in READINGS)

@@ -13,7 +13,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import scipy.stats
 
@@ -27,11 +27,13 @@ from rllc.lab.studies import steps_of
 __all__ = [
     "BENCHMARKS",
     "OUTCOMES",
+    "Beside",
     "Outcome",
     "Rows",
     "Sample",
     "accuracies",
     "benchmarks",
+    "beside_paper",
     "best_on_validation",
     "compare",
     "error_of_difference",
@@ -67,6 +69,24 @@ class Sample:
     def std(self) -> float | None:
         """The standard deviation with n - 1; None below two seeds."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+class Beside(NamedTuple):
+    """A row of two finished seeds or more, and what the paper prints for it."""
+
+    task: str
+    row: Row
+    printed: paper.Published
+
+
+def beside_paper(found: Rows) -> list[Beside]:
+    """The rows that have both."""
+    return [
+        Beside(task, row, printed)
+        for (task, name), row in found.items()
+        if len(finished(row.records)) > 1
+        if (printed := paper.published(task, name))
+    ]
 
 
 def tasks_in(found: Rows) -> tuple[str, ...]:

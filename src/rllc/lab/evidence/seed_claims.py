@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from rllc.lab.evidence import paper
 from rllc.lab.evidence.notes import READING_NAMES, order_note
 from rllc.lab.evidence.outcomes import (
     BENCHMARKS,
+    Beside,
     Rows,
     accuracies,
+    beside_paper,
     losses,
     others,
     quickest,
@@ -23,6 +24,7 @@ from rllc.lab.optimizers import PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, finished
 from rllc.lab.studies import PAPER_TASKS
+from rllc.lab.texts import minus
 from rllc.notation import parse
 from rllc.propagator import jordan_blocks
 
@@ -38,17 +40,9 @@ TIMED = (
 SIMPLEST = "M(0.9) + M(0.0)"
 
 
-class Cell(NamedTuple):
-    """A row of two finished seeds or more, and what the paper prints for it."""
-
-    task: str
-    row: Row
-    printed: paper.Published
-
-
 def numbers(found: Rows) -> Verdict:
     """Whether the paper's accuracies come out again, and under which reading."""
-    cells = _cells(found)
+    cells = beside_paper(found)
     near = {which: _share(cells, which) for which in READINGS}
     best = max(near.values())
     word = HOLDS if best >= MOST_CELLS else PARTLY if best >= HALF else NOT
@@ -65,27 +59,18 @@ def numbers(found: Rows) -> Verdict:
     )
 
 
-def _cells(found: Rows) -> list[Cell]:
-    return [
-        Cell(task, row, printed)
-        for (task, name), row in found.items()
-        if len(finished(row.records)) > 1
-        if (printed := paper.published(task, name))
-    ]
-
-
-def _share(cells: Sequence[Cell], which: str) -> float:
+def _share(cells: Sequence[Beside], which: str) -> float:
     """The part of the paper's accuracies that lie near ours."""
     return sum(_is_near(cell, which) for cell in cells) / max(1, len(cells))
 
 
-def _is_near(cell: Cell, which: str) -> bool:
+def _is_near(cell: Beside, which: str) -> bool:
     ours = accuracies(cell.row, which)
     unit = math.hypot(ours.std or 0.0, cell.printed.std)
     return abs(ours.mean - cell.printed.accuracy) <= UNITS_APART * unit
 
 
-def _nearness(cells: Sequence[Cell], near: Mapping[str, float]) -> str:
+def _nearness(cells: Sequence[Beside], near: Mapping[str, float]) -> str:
     """Each reading's distance from the paper."""
     apart = {which: [_points_above(cell, which) for cell in cells] for which in READINGS}
     loss = {which: [losses(c.row, which).mean / c.printed.loss for c in cells] for which in READINGS}
@@ -106,12 +91,12 @@ def _nearness(cells: Sequence[Cell], near: Mapping[str, float]) -> str:
     )
 
 
-def _points_above(cell: Cell, which: str) -> float:
+def _points_above(cell: Beside, which: str) -> float:
     return 100 * (accuracies(cell.row, which).mean - cell.printed.accuracy)
 
 
 def _signed(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):+.2f}".replace("-", "−")
+    return minus(f"{statistics.median(values):+.2f}")
 
 
 def _sizes(values: Sequence[float]) -> str:

@@ -36,6 +36,7 @@ from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row
 from rllc.lab.settings import rates_of
 from rllc.lab.studies import STUDIES, rows
+from rllc.lab.texts import minus
 from rllc.notation import parse
 
 __all__ = ["FORMATS", "TABLES", "difference", "ranked", "render", "table"]
@@ -120,7 +121,7 @@ def difference(ours: Sample, mean: float, std: float) -> str:
     """
     apart, unit = ours.mean - mean, 0.0 if ours.std is None else math.hypot(ours.std, std)
     text = f"{apart / unit:+.1f}σ" if unit else f"{100 * apart:+.2f}"
-    return text.replace("-", "−")
+    return minus(text)
 
 
 def ranked(samples: Mapping[str, Sample], sign: Literal[1, -1]) -> dict[str, tuple[Mark, bool]]:

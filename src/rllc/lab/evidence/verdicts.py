@@ -25,6 +25,7 @@ from rllc.lab.evidence.outcomes import (
     tasks_in,
 )
 from rllc.lab.selection import READINGS, Row, finished
+from rllc.lab.texts import minus
 
 __all__ = [
     "HOLDS",
@@ -164,5 +165,5 @@ def _told(match: Match) -> str:
 def _gain(duel: Duel) -> str:
     ours, theirs = 100 * duel.ours.mean, 100 * duel.theirs.mean
     error = 100 * (error_of_difference(duel.ours, duel.theirs) or 0.0)
-    gain = f"{ours - theirs:+.2f}".replace("-", "−")
+    gain = minus(f"{ours - theirs:+.2f}")
     return f"{ours:.2f} to {theirs:.2f}, {gain} ± {error:.2f}, {duel.outcome}"
