@@ -11,5 +11,5 @@ TIMEOUT = datetime.timedelta(minutes=3)
 def run(function, count, *args):
     """function(rank, *args) on that many processes; raises what one of them raised."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shards"])
+    context.set_forkserver_preload(["shards", "torch._dynamo"])
     torch.multiprocessing.start_processes(function, args, nprocs=count, start_method="forkserver")
