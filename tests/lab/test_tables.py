@@ -127,6 +127,11 @@ def test_notes_say_how_long_and_of_how_many():
     assert "no run of all steps: Adam on mnist-mlp" not in text  # many are missing: some are counted
     assert "and 14 more" in text
     assert "shortened" not in notes(*three_optimizers())
+    alike = notes(*three_optimizers(), *(r for n in ("SGD", "Adam") for r in seeds(n, [0.97], task=MNIST)))
+    assert (
+        "Means over 3 seeds, ± their standard deviation (with n − 1); fewer for all on mnist-mlp (1)."
+        in alike
+    )
 
 
 def test_notes_say_how_rates_were_chosen():

@@ -77,7 +77,12 @@ def _length(steps: int, tasks: Sequence[str]) -> str:
 def _seeds(found: Rows) -> str:
     counts = {key: len(row.records) for key, row in found.items() if row.records}
     most = max(counts.values(), default=0)
-    fewer = [f"{name} on {task} ({counts[task, name]})" for task, name in counts if counts[task, name] < most]
+    fewer: list[str] = []
+    for task in tasks_in(found):
+        here = {name: count for (on, name), count in counts.items() if on == task}
+        if len(set(here.values())) == 1 < len(here):
+            here = {"all": next(iter(here.values()))}
+        fewer += [f"{name} on {task} ({count})" for name, count in here.items() if count < most]
     spread = f"Means over {most} seeds, ± their standard deviation (with n − 1)" if most > 1 else "One seed"
     return f"{spread}{f'; fewer for {_named(fewer)}' if fewer else ''}."
 
