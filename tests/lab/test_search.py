@@ -42,6 +42,7 @@ def test_halving_keeps_the_better_third_and_then_the_better_ninth():
         (1, {1000}),
         (3, {1000}),
     ]
+    assert [{cell.tested for cell in cells} for _, cells in maker.asked] == [{False}, {False}, {True}, {True}]
     assert row.tried == SETTINGS and row.in_full == SETTINGS[-1:]
     assert [r.cell.seed for r in row.records] == [0, 1, 2]
     assert {r.cell.setting for r in row.records} == {SETTINGS[-1]}

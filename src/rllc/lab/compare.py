@@ -23,7 +23,7 @@ from rllc.lab.files import Folder, replacing
 from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
 from rllc.lab.search import Plan, making, search
-from rllc.lab.selection import Row, best_point, finished
+from rllc.lab.selection import Row, best_point, finished, reading
 from rllc.lab.settings import rates_of
 from rllc.lab.sweep import cores, pool
 
@@ -115,9 +115,9 @@ def _texts(row: Row) -> tuple[str, ...]:
         f"{lr:g}" + ("*" if _at_edge(row) else ""),
         "" if second is None else f"{second:g}",
         _percent([p.valid_accuracy for p in last]),
-        _percent([p.on_test_data()[1] for p in last]),
+        _percent([reading(r, "last")[1] for r in ended]),
         _percent([p.valid_accuracy for p in best]),
-        _percent([p.on_test_data()[1] for p in best]),
+        _percent([reading(r, "validation")[1] for r in ended]),
         f"{statistics.mean(r.result.ms_per_step for r in ended):.2f}",
     )
 

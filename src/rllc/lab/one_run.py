@@ -12,7 +12,7 @@ from rich.table import Table
 
 from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.records import Record
-from rllc.lab.selection import best_point
+from rllc.lab.selection import best_point, reading
 from rllc.lab.settings import name_of
 
 __all__ = ["say", "show", "versions"]
@@ -44,10 +44,10 @@ def _title(cell: Cell) -> str:
 def _outcome(record: Record) -> str:
     if record.diverged:
         return f"diverged by step {record.result.diverged_at:,}"
-    last, best = record.result.points[-1], best_point(record)
+    best = best_point(record)
     if not record.cell.tested:
         return f"{100 * best.valid_accuracy:.2f} % on validation data at step {best.step:,}; not tested"
-    at_end, there = (f"{100 * point.on_test_data()[1]:.2f} %" for point in (last, best))
+    at_end, there = (f"{100 * reading(record, which)[1]:.2f} %" for which in ("last", "validation"))
     return f"{at_end} on test data at the end, {there} at step {best.step:,}, where validation is best"
 
 
