@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 from rllc.torch.passes import Array, Step, held_back, unit_rounded
+from rllc.torch.sent import sent
 
 __all__ = ["advance", "gram", "room"]
 
@@ -26,7 +27,7 @@ ROOM_ELSEWHERE = 1 << 24
 def gram(part: Part, basis: Array) -> Tensor:
     """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
     device = part.params[0].device
-    combine = torch.from_numpy(basis).to(device)
+    combine = sent(device, basis)
     single = torch.zeros((basis.shape[0],) * 2, dtype=torch.float64, device=device)
     double = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=device)
     # One piece after the other in one place: to ask for new memory takes longer than to fill it.

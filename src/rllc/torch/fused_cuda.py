@@ -8,18 +8,19 @@ in one of these; the rest of a part goes through `foreach`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
-from rllc.torch import foreach, kernels_cuda, rounding
+from rllc.torch import foreach, kernels_cuda
 from rllc.torch.parts import Part, one_layout, wide_dtype
-from rllc.torch.passes import Array, Step, upper_triangle
+from rllc.torch.passes import Array, Step
+from rllc.torch.sent import sent
 
 __all__ = ["advance", "gram", "prepare"]
 
@@ -36,16 +37,13 @@ DTYPES = {
 Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
 
 
-Launches = list[tuple[Tensor, bool]]  # chunks (n, 3), and whether they are whole
-
-
 class Batch(NamedTuple):
     """Parameters of one device and kind, as the kernels take them; kind None is what they do not take."""
 
     kind: Kind | None
     part: Part
-    table: Tensor  # (k+2, tensors) addresses of units, gradient and parameters
-    launches: Launches
+    table: Tensor  # (k+2, tensors) int64 addresses of units, gradient and parameters
+    chunks: Tensor  # (count, 4) int64
 
 
 def prepare(part: Part, plan: None) -> tuple[list[Batch], None]:
@@ -59,15 +57,12 @@ def prepare(part: Part, plan: None) -> tuple[list[Batch], None]:
 
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
     """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
-    device = batches[0].table.device if batches else torch.device("cpu")
-    combine = torch.from_numpy(basis).to(device, non_blocking=True)
-    total = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=device)
-    for batch in batches:
-        # Squares of float64 may overflow, and whether they did is not to be read back.
-        if batch.kind is None or batch.kind[-1] == torch.float64:
-            total += foreach.gram(batch.part, basis).to(device)
-        else:
-            total += combine.T @ _gram(batch.kind, batch).to(device) @ combine
+    found = [_gram(batch, basis) for batch in batches]
+    if len(found) == 1:
+        return found[0]
+    total = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device=found[0].device if found else None)
+    for one in found:
+        total += one.to(total.device)
     return total
 
 
@@ -80,60 +75,65 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
             _advance(batch.kind, batch, step)
 
 
-def _gram(kind: Kind, batch: Batch) -> Tensor:
-    k, device = len(batch.part.memory), batch.table.device
-    pairs = upper_triangle(k + 1)
-    count = sum(len(chunks) for chunks, _ in batch.launches)
-    sums = torch.empty(count, len(pairs), dtype=torch.float64, device=device)
-    done = 0
-    for chunks, whole in batch.launches:
-        kernels_cuda.gram_chunks[(len(chunks),)](
-            batch.table,
-            chunks,
-            sums[done:],
-            len(batch.part.params),
-            K=k,
-            unit_dtype=DTYPES[kind[0]],
-            gradient_dtype=DTYPES[kind[1]],
-            whole=whole,
-            BLOCK=kernels_cuda.BLOCK,
-            num_warps=WARPS,
-        )
-        done += len(chunks)
-    rows, columns = (list(places) for places in zip(*pairs, strict=True))
-    upper = torch.zeros(k + 1, k + 1, dtype=torch.float64, device=device)
-    upper[rows, columns] = sums.sum(0)
-    return upper + upper.triu(1).T
+def _gram(batch: Batch, basis: Array) -> Tensor:
+    # Squares of float64 may overflow, and whether they did is not to be read back.
+    if batch.kind is None or batch.kind[-1] == torch.float64:
+        return foreach.gram(batch.part, basis)
+    (size, r), device = basis.shape, batch.table.device
+    count = len(batch.chunks)
+    programs = min(count, kernels_cuda.PROGRAMS)
+    partials = torch.empty(programs, size, size, dtype=torch.float64, device=device)
+    kernels_cuda.gram_chunks[(programs,)](
+        batch.table,
+        batch.chunks,
+        partials,
+        len(batch.part.params),
+        count,
+        K=size - 1,
+        unit_dtype=DTYPES[batch.kind[0]],
+        gradient_dtype=DTYPES[batch.kind[1]],
+        BLOCK=kernels_cuda.BLOCK,
+        WIDTH=kernels_cuda.WIDTH,
+        num_warps=WARPS,
+    )
+    total = torch.empty(r, r, dtype=torch.float64, device=device)
+    kernels_cuda.sum_partials[(1,)](
+        partials,
+        sent(device, basis),
+        total,
+        programs,
+        N=size,
+        R=r,
+        SIZE=triton.next_power_of_2(size),
+        PARTIALS=kernels_cuda.PARTIALS,
+        num_warps=WARPS,
+    )
+    return total
 
 
 def _advance(kind: Kind, batch: Batch, step: Step) -> None:
-    k, theta = len(batch.part.memory), batch.part.params[0]
-    dtype, keys = wide_dtype(theta), _keys(batch.part, step, theta.device)
-    numbers = torch.cat(
-        [_on(x, dtype, theta.device).reshape(-1) for x in (step.B, step.a, step.weights, step.keep)]
+    k, theta, table = len(batch.part.memory), batch.part.params[0], batch.table
+    ok = sent(table.device, True) if step.ok is None else step.ok
+    dice = (table, table) if step.draw is None else _dice(step, batch.part)
+    kernels_cuda.advance_chunks[(len(batch.chunks),)](
+        table,
+        batch.chunks,
+        _row(step, table.device),
+        ok,
+        *dice,
+        len(batch.part.params),
+        K=k,
+        structure=_bits(np.asarray(step.structure)),
+        needed=_bits(np.any(step.structure, axis=1)),
+        fed=_bits(np.asarray(step.a) != 0),
+        stochastic=step.draw is not None,
+        unit_dtype=DTYPES[kind[0]],
+        gradient_dtype=DTYPES[kind[1]],
+        theta_dtype=DTYPES[kind[2]],
+        compute=DTYPES[wide_dtype(theta)],
+        BLOCK=kernels_cuda.BLOCK,
+        num_warps=WARPS,
     )
-    ok = _on(True, torch.bool, theta.device) if step.ok is None else step.ok
-    for chunks, whole in batch.launches:
-        kernels_cuda.advance_chunks[(len(chunks),)](
-            batch.table,
-            chunks,
-            numbers,
-            ok,
-            keys,
-            len(batch.part.params),
-            K=k,
-            structure=_bits(np.asarray(step.structure)),
-            needed=_bits(np.any(step.structure, axis=1)),
-            fed=_bits(np.asarray(step.a) != 0),
-            stochastic=step.draw is not None,
-            unit_dtype=DTYPES[kind[0]],
-            gradient_dtype=DTYPES[kind[1]],
-            theta_dtype=DTYPES[kind[2]],
-            compute=DTYPES[dtype],
-            whole=whole,
-            BLOCK=kernels_cuda.BLOCK,
-            num_warps=WARPS,
-        )
 
 
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
@@ -143,48 +143,49 @@ def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
 
 
 def _batch(kind: Kind | None, part: Part) -> Batch:
-    units = (*part.memory, part.gradient, part.params)
-    addresses = tuple(tuple(t.data_ptr() for t in unit) for unit in units)
-    return Batch(
-        kind, part, *_placed(addresses, tuple(t.numel() for t in part.params), part.params[0].device)
-    )
+    units, device = (*part.memory, part.gradient, part.params), part.params[0].device
+    addresses = [[t.data_ptr() for t in unit] for unit in units]
+    # As a rule gradients and state are where they were a step ago: then nothing is sent.
+    table = sent(device, np.array(addresses, dtype=np.int64))
+    aligned = tuple(all(place % ALIGNED == 0 for place in places) for places in zip(*addresses, strict=True))
+    sizes = tuple(t.numel() for t in part.params)
+    return Batch(kind, part, table, sent(device, lambda: _chunks(sizes, aligned), ("chunks", sizes, aligned)))
 
 
-@functools.lru_cache(maxsize=64)
-def _placed(
-    addresses: tuple[tuple[int, ...], ...], sizes: tuple[int, ...], device: torch.device
-) -> tuple[Tensor, Launches]:
-    # Kept, because gradients and state are mostly where they were a step ago: then nothing is copied.
-    whole: list[tuple[int, int, int]] = []
-    rest: list[tuple[int, int, int]] = []
-    for t, size in enumerate(sizes):
-        aligned = all(row[t] % ALIGNED == 0 for row in addresses)
-        for start in range(0, size, kernels_cuda.BLOCK):
-            stop = min(start + kernels_cuda.BLOCK, size)
-            (whole if aligned and stop - start == kernels_cuda.BLOCK else rest).append((t, start, stop))
-    launches = [(chunks, flag) for chunks, flag in ((whole, True), (rest, False)) if chunks]
-    return _sent(addresses, device), [(_sent(chunks, device), flag) for chunks, flag in launches]
+def _chunks(sizes: Sequence[int], aligned: Sequence[bool]) -> np.ndarray:
+    """(count, 4) int64, as `kernels_cuda` has it."""
+    block = kernels_cuda.BLOCK
+    cuts = [
+        (t, start, min(start + block, size), fits and start + block <= size)
+        for t, (size, fits) in enumerate(zip(sizes, aligned, strict=True))
+        for start in range(0, size, block)
+    ]
+    return np.array(cuts, dtype=np.int64)
 
 
-def _sent(numbers: Any, device: torch.device) -> Tensor:
-    table = torch.tensor(numbers, dtype=torch.int64)
-    return table.to(device) if device.type == "cpu" else table.pin_memory().to(device, non_blocking=True)
+def _row(step: Step, device: torch.device) -> Tensor:
+    """B (k, k), a (k), weights (k) and keep in one row, float64."""
+    if step.row is not None:
+        return step.row
+    parts = step.B, step.a, step.weights, step.keep
+    if not any(isinstance(x, Tensor) for x in parts):
+        return sent(device, np.concatenate([np.ravel(x) for x in parts]).astype(np.float64))
+    return torch.cat([_on(x, device, np.float64).reshape(-1) for x in parts])
 
 
-def _keys(part: Part, step: Step, device: torch.device) -> Tensor:
-    """(k, tensors) int64."""
-    k, numbers = len(part.memory), _on(part.numbers, torch.int64, device)
-    if step.draw is None:
-        return numbers
-    seed, count = step.draw
-    return torch.stack([rounding.key(seed, count, numbers, j) for j in range(k)])
+def _dice(step: Step, part: Part) -> tuple[Tensor, Tensor]:
+    """Seed and count of the stochastic rounding, and each tensor's number, int64."""
+    draw, device = step.draw, part.params[0].device
+    if not isinstance(draw, Tensor):
+        draw = torch.stack([_on(x, device, np.int64) for x in draw])
+    return draw, sent(device, np.array(part.numbers, dtype=np.int64))
 
 
-def _on(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _on(values: Any, device: torch.device, dtype: type) -> Tensor:
     """Numbers as a tensor on the device."""
     if isinstance(values, Tensor):
-        return values.to(device, dtype)
-    return torch.tensor(np.asarray(values)).to(device, dtype, non_blocking=True)
+        return values.to(device, torch.float64 if dtype is np.float64 else torch.int64)
+    return sent(device, np.asarray(values, dtype=dtype))
 
 
 def _bits(flags: Any) -> int:

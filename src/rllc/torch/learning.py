@@ -92,7 +92,6 @@ class Solver(NamedTuple):
     host: Constants  # for NumPy
     basis: Array  # (k+1, r+1): the sums are inner products of the vectors [M g] basis
     rows: tuple[tuple[float, ...], ...]  # of the basis
-    uphill: Tensor  # (r+1, r+1): what the sums of [M g] are multiplied by to be those of [M -g]
     a: tuple[float, ...]
     structure: tuple[tuple[bool, ...], ...]  # (k, k): where B is not zero
 
@@ -108,11 +107,8 @@ def solver(memory: Propagator | MemoryRule, inverse: RelaxedInverse, guard: bool
         growth = np.append(np.abs(B).sum(1), np.abs(a).max())
     basis = scipy.linalg.block_diag(frame.basis, 1.0)
     host = Constants(HOST, np.float64(1), frame, B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
-    sign = torch.ones(basis.shape[1], dtype=torch.float64)
-    sign[-1] = -1
     rows, structure = (tuple(map(tuple, x.tolist())) for x in (basis, B != 0))
-    uphill = torch.outer(sign, sign)
-    return Solver(inverse, guard, step, sticks, host, basis, rows, uphill, tuple(a.tolist()), structure)
+    return Solver(inverse, guard, step, sticks, host, basis, rows, tuple(a.tolist()), structure)
 
 
 def on(device: torch.device, host: Constants) -> Constants:
@@ -201,7 +197,8 @@ def overflow(part: Part, growth: Tensor) -> Tensor:
     chosen = [i for i, theta in enumerate(part.params) if theta.numel()]
     units = [[unit[i] for i in chosen] for unit in (*part.memory, part.gradient)]
     tops = torch.stack([torch.stack(torch._foreach_norm(unit, torch.inf)).double() for unit in units])
-    room = torch.tensor([torch.finfo(t.dtype).max for t in units[0]], dtype=torch.float64, device=tops.device)
+    # Not torch.tensor, whose numbers a CUDA graph would look for on the host.
+    room = torch.stack([torch.full_like(tops[0, 0], torch.finfo(t.dtype).max) for t in units[0]])
     return (growth.to(tops.device) @ tops / room).max()
 
 

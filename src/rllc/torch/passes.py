@@ -28,7 +28,7 @@ from torch import Tensor
 from rllc.torch import rounding
 from rllc.torch.parts import Part
 
-__all__ = ["Array", "Passes", "Step", "held_back", "unit_rounded", "upper_triangle"]
+__all__ = ["Array", "Passes", "Step", "held_back", "unit_rounded", "upper_triangle", "when_skipped"]
 
 Array = NDArray[np.float64]
 
@@ -45,7 +45,8 @@ class Step(NamedTuple):
     # gradient counts as zero. None where the host has seen that it need not be skipped.
     ok: Tensor | None = None
     # (seed, count) of stochastic rounding, None for rounding to nearest.
-    draw: tuple[Any, Any] | None = None
+    draw: Any = None
+    row: Tensor | None = None  # B, a, weights and keep once more, one after the other, if they are so already
 
 
 class Passes(NamedTuple):
@@ -71,6 +72,11 @@ def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tenso
 def upper_triangle(size: int) -> list[tuple[int, int]]:
     """The pairs (i, j), i <= j < size, row by row."""
     return [(i, j) for i in range(size) for j in range(i, size)]
+
+
+def when_skipped(structure: Sequence[Sequence[bool]]) -> tuple[tuple[bool, ...], ...]:
+    """The structure of a step that may be skipped: B is then the identity."""
+    return tuple(tuple(found or i == j for j, found in enumerate(row)) for i, row in enumerate(structure))
 
 
 def held_back(step: Step, gradient: list[Tensor]) -> list[Tensor]:

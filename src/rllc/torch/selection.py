@@ -15,7 +15,7 @@ from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
-__all__ = ["check", "check_rate", "chosen"]
+__all__ = ["check", "check_rate", "chosen", "has_triton"]
 
 
 def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
@@ -45,9 +45,11 @@ def chosen(
         return FORLOOP  # of elementwise operations the compiler makes its own fused kernels
     if group["fused"]:
         return _fused_cuda() if device.type == "cuda" else _fused_cpu()
-    unsaid = group["fused"] is None and group["foreach"] is None
-    if unsaid and not _why_not_fused_on_cpu(group, device):
-        return _fused_cpu()
+    if group["fused"] is None and group["foreach"] is None:
+        if device.type == "cuda" and has_triton():
+            return _fused_cuda()
+        if not _why_not_fused_on_cpu(group, device):
+            return _fused_cpu()
     return FORLOOP if group["foreach"] is False else FOREACH
 
 
@@ -114,11 +116,14 @@ def _why_no_numba() -> str | None:
     return None
 
 
-@functools.cache
 def _why_no_triton() -> str | None:
-    if importlib.util.find_spec("triton") is None:
-        return "on a GPU it needs triton; install it, or leave fused out"
-    return None
+    return None if has_triton() else "on a GPU it needs triton; install it, or leave fused out"
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether there are kernels for a GPU."""
+    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.torch import float8, learning, rules, shards
+from rllc.torch import float8, learning, rules, selection, shards
 from rllc.torch.learning import Constants, Learned, Solver
 from rllc.torch.parts import Part
-from rllc.torch.passes import Passes, Step
+from rllc.torch.passes import Passes, Step, when_skipped
 from rllc.torch.shards import Spread
 
 __all__ = ["Share", "cuts", "of_all", "on_device", "on_host", "room", "share", "sound", "sums"]
@@ -88,12 +88,19 @@ def room(group: dict[str, Any], memory_dtype: torch.dtype | None) -> float:
 def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
     """(r+1, r+1) float64 inner products of [M g] basis; zeros for an empty part."""
     if not share.part.params:
-        return torch.zeros_like(solver.uphill, device=home)
+        return torch.zeros((len(solver.rows[0]),) * 2, dtype=torch.float64, device=home)
     basis = solver.rows if torch.compiler.is_compiling() else solver.basis
     found = share.passes.gram(share.work, basis).to(home)
     if share.copies > 1:
         found = found / share.copies
-    return found * solver.uphill.to(home) if share.group["maximize"] else found
+    return _of_minus_g(found) if share.group["maximize"] else found
+
+
+def _of_minus_g(sums: Tensor) -> Tensor:
+    """The inner products of [M -g] from those of [M g]."""
+    signs = torch.ones_like(sums[0])
+    signs[-1] = -1
+    return sums * torch.outer(signs, signs)
 
 
 def sound(shares: Sequence[Share], sums: Tensor) -> Tensor | None:
@@ -176,6 +183,12 @@ def on_device(
 ) -> Tensor:
     """The same, decided where the parameters are, 0-d bool; what rules must not store is skipped too."""
     keeper = shares[0].group
+    if learn := _kernel(solver, shares, sound, taking):
+        ok, steps = learn(solver, there, [share.group for share in shares], found, _rounding(solver, shares))
+        for share, step in zip(shares, steps, strict=True):
+            if share.part.params:
+                share.passes.advance(share.work, step)
+        return ok
     laws = _stacked(keeper[name] for name in Learned._fields)
     ok = torch.isfinite(found).all() & _fits_on_device(there, shares, found)
     if sound is not None:
@@ -205,16 +218,32 @@ def on_device(
         draw = keeper["seed"], keeper["draws"].clone()
         keeper["draws"].add_(ok)
     B = torch.where(ok, there.B, torch.eye(len(solver.a), dtype=torch.float64, device=ok.device))
-    # The diagonal counts even where it is zero, since it is one in a step that is skipped.
-    structure = tuple(
-        tuple(found or i == j for j, found in enumerate(row)) for i, row in enumerate(solver.structure)
-    )
+    structure = when_skipped(solver.structure)
     for group, part, passes, work, _, scope, *_ in shares:
         if part.params:
             keep = 1 - group["lr"] * group["weight_decay"] * ok.double()
             weights = torch.where(ok, -group["lr"] * laws.law[scope], 0.0)
             passes.advance(work, Step(B, _fed(solver, group), keep, weights, structure, ok, draw))
     return ok
+
+
+def _kernel(
+    solver: Solver, shares: Sequence[Share], sound: Tensor | None, taking: Sequence[bool] | Tensor
+) -> Callable[..., tuple[Tensor, list[Step]]] | None:
+    """One kernel that does the rest of `on_device`, if there is one for this step."""
+    law = shares[0].group["law"]
+    if not law.is_cuda or torch.compiler.is_compiling() or not selection.has_triton():
+        return None
+    is_alone = sound is None and not isinstance(taking, Tensor) and all(s.room is None for s in shares)
+    if not is_alone or any(_is_half(share) for share in shares):
+        return None
+    from rllc.torch import fused_law  # triton is an optional dependency
+
+    return fused_law.learn if fused_law.takes(solver, law, len(shares)) else None
+
+
+def _is_half(share: Share) -> bool:
+    return any(t.dtype == torch.float16 for unit in share.part.memory for t in unit)
 
 
 def _stacked(books: Iterable[Any]) -> Learned:
@@ -272,6 +301,6 @@ def _fits_on_device(there: Constants, shares: Sequence[Share], found: Tensor) ->
     for share, bound in zip(shares, bounds, strict=True):
         if share.room is not None:
             fits = fits & (bound < share.room)
-        elif any(t.dtype == torch.float16 for unit in share.part.memory for t in unit):
+        elif _is_half(share):
             fits = fits & (learning.overflow(share.part, there.growth) < 1)
     return fits

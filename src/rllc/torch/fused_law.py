@@ -1,0 +1,106 @@
+"""The k x k part of a step as one Triton kernel, where `rllc.torch.stepping` else asks for a hundred.
+
+It takes linear memory with one law, whatever its law step, and a ridge as its inverse; nothing is read back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from rllc import law as _law
+from rllc.law import GramianRidge, Ridge
+from rllc.torch import kernels_law
+from rllc.torch.learning import Constants, Learned, Solver
+from rllc.torch.passes import Step, when_skipped
+from rllc.torch.sent import sent
+
+__all__ = ["learn", "takes"]
+
+MOST_SHARES = 8  # the kernel's text is as long as there are shares
+
+
+def takes(solver: Solver, law: Tensor, shares: int) -> bool:
+    """Whether the kernel is for this inverse and memory, law (k,) of that many shares."""
+    is_ridge = isinstance(solver.inverse, GramianRidge | Ridge)
+    return is_ridge and solver.yardsticks is None and law.dim() == 1 and shares <= MOST_SHARES
+
+
+def learn(
+    solver: Solver, there: Constants, groups: Sequence[dict[str, Any]], found: Tensor, rounding: float
+) -> tuple[Tensor, list[Step]]:
+    """Law and books in place, from the sums of all shares; whether it is a step, and the step of each share.
+
+    Args:
+        groups: of each share; the first holds the books.
+        found: (shares, r+1, r+1) float64.
+        rounding: relative error of the sums.
+    """
+    keeper, device, (k, r) = groups[0], found.device, there.frame.basis.shape
+    fed = [tuple(-a for a in solver.a) if group["maximize"] else solver.a for group in groups]
+    numbers = torch.empty(len(groups), k * k + 2 * k + 1, dtype=torch.float64, device=device)
+    taken = torch.empty((), dtype=torch.bool, device=device)
+    draw = torch.empty(2, dtype=torch.int64, device=device)
+    step = solver.step
+    assert isinstance(solver.inverse, GramianRidge | Ridge)
+    kernels_law.learn[(1,)](
+        found.contiguous(),
+        _rates(groups, device),
+        sent(device, fed),
+        *(keeper[name] for name in Learned._fields),
+        keeper["skipped"],
+        keeper["draws"],
+        draw,
+        (keeper["seed"] or 0) & 0xFFFFFFFF,
+        there.frame.basis,
+        there.frame.metric,
+        there.growth_of_sums,
+        there.B,
+        numbers,
+        taken,
+        SHARES=len(groups),
+        K=k,
+        R=r,
+        SIZE=triton.next_power_of_2(k + 1),
+        relative=isinstance(solver.inverse, GramianRidge),
+        eps=solver.inverse.eps,
+        guard=solver.guard,
+        first=_law.GUARD_FRACTION**2 * there.frame.first,
+        rounding=rounding,
+        most=torch.finfo(torch.float32).max,
+        weighed=solver.step.clip < math.inf or solver.step.growth > 0,
+        drawn=keeper["seed"] is not None,
+        q=step.q,
+        decay=step.decay,
+        clip=step.clip if step.clip < math.inf else 0.0,
+        growth=math.expm1(step.growth),
+        smoothing=step.smoothing,
+        num_warps=1,
+    )
+    dice = None if keeper["seed"] is None else draw
+    return taken, [_step(solver, row, a, taken, dice) for row, a in zip(numbers, fed, strict=True)]
+
+
+def _step(solver: Solver, row: Tensor, a: Sequence[float], taken: Tensor, dice: Tensor | None) -> Step:
+    k = len(a)
+    B, weights = row[: k * k].view(k, k), row[k * k + k : -1]
+    return Step(B, a, row[-1], weights, when_skipped(solver.structure), taken, dice, row)
+
+
+def _rates(groups: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
+    """(shares, 3) float64."""
+    rates = [[group[name] for name in ("lr", "law_lr", "weight_decay")] for group in groups]
+    if not any(isinstance(rate, Tensor) for row in rates for rate in row):
+        return sent(device, rates)
+    return torch.stack([torch.stack([_there(rate, device) for rate in row]) for row in rates])
+
+
+def _there(rate: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(rate, Tensor):
+        return rate.detach().reshape(()).to(device, torch.float64)
+    return sent(device, float(rate))
