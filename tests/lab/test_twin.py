@@ -48,7 +48,7 @@ def torch_run(setting, dtype):
     first = [p.detach().numpy().copy() for p in run.net.parameters()]
     losses, laws = [], []
     for batch in batches(dtype):
-        losses.append(training._step(run, batch).item())
+        losses.append(run.train_on(*batch).item())
         laws.append(run.method.optimizer.law.numpy())
     last = [p.detach().numpy() for p in run.net.parameters()]
     return Curve(np.array(losses), np.array(laws), flat(last)), first

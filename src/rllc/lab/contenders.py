@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from rllc.lab import networks
 from rllc.lab.evidence.timings import ALONE, STEP, Spread
+from rllc.lab.graphs import Captured
 from rllc.lab.rounds import Contender, Effort, race, spread
 from rllc.notation import parse
 from rllc.torch import RLLC, RLLCAdamW
@@ -32,7 +33,8 @@ Shapes = tuple[tuple[int, ...], ...]
 IMAGE, BATCH = (3, 32, 32), 128
 # Small, so that neither the parameters nor the law get far while one gradient is seen again and again.
 LR, LAW_LR = 1e-6, 1e-6
-COPIED = 1 << 26  # float32 numbers: far more than any cache holds
+COPIED = {"cpu": 1 << 26, "cuda": 1 << 28}  # float32 numbers: far more than any cache holds
+COPIES = {"cpu": 1, "cuda": 10}  # in a turn, which on a GPU would be as short as asking for it
 AT_LEAST = 0.02  # seconds of a contender's turn in a round, where one step is shorter than that
 LONG = 0.1  # seconds of a step above which fewer rounds must do
 COPY, SUM = "copy", "sum in place"
@@ -41,6 +43,8 @@ MOVED = {COPY: 2, SUM: 3}
 
 # Arguments of an optimizer that ask for one; "fastest" names none.
 IMPLEMENTATIONS = ("foreach", "fused")
+# On a GPU also fused and captured in a CUDA graph: what a step takes without Python, which asks for it.
+GRAPH = "fused, graph"
 
 
 class Kind(NamedTuple):
@@ -63,6 +67,7 @@ BASELINES = (
 
 
 AVERAGED, LAST = "RLLCAdamW", "RLLCAdamW, no average"
+CAPTURED = (Kind("AdamW", GRAPH), Kind("SGD, momentum", GRAPH))
 WITH_A_LAW = tuple(Kind(name, how) for name in (AVERAGED, LAST) for how in ("fastest", "fused", "foreach"))
 
 
@@ -79,9 +84,9 @@ class Setting(NamedTuple):
 class Timing(NamedTuple):
     """One measurement: an optimizer on a list of parameters, alone or in a whole training step.
 
-    Ratios are to fused AdamW in the same round. The floor is the time in which a large copy or sum
-    in place, whichever is faster, moves as many words as the step must, in the same round; of a list that
-    fits into a cache a step may beat it.
+    Ratios are to fused AdamW in the same round, of what is captured in a graph to that so captured. The floor
+    is the time in which a large copy or sum in place, whichever is faster, moves as many words as the step
+    must, in the same round; of a list that fits into a cache a step may beat it.
     """
 
     what: str  # ALONE or STEP
@@ -134,11 +139,11 @@ LISTS: dict[str, Callable[[bool], Shapes]] = {
 
 def build(kind: Kind, params: Iterable[Tensor], dtype: torch.dtype) -> torch.optim.Optimizer:
     """torch's own AdamW or SGD, RLLCAdamW, or RLLC with that memory, its units of this dtype."""
-    named = kind.implementation in IMPLEMENTATIONS
-    flags: dict[str, Any] = {name: name == kind.implementation for name in IMPLEMENTATIONS if named}
+    asked = kind.implementation.partition(",")[0]
+    flags: dict[str, Any] = {name: name == asked for name in IMPLEMENTATIONS if asked in IMPLEMENTATIONS}
     match kind.optimizer:
         case "AdamW":
-            return torch.optim.AdamW(params, lr=LR, **flags)
+            return torch.optim.AdamW(params, lr=LR, capturable=kind.implementation == GRAPH, **flags)
         case "SGD, momentum":
             return torch.optim.SGD(params, lr=LR, momentum=0.9, **flags)
         case "RLLCAdamW" | "RLLCAdamW, no average":
@@ -164,7 +169,9 @@ def words(optimizer: str) -> int:
 
 def offered(memory: str, setting: Setting) -> Iterator[Kind]:
     """RLLC with this memory in each implementation that works here; says why one does not."""
-    for name in ("fastest",) if setting.memory_dtype == torch.float8_e4m3fn else IMPLEMENTATIONS:
+    graphs = (GRAPH,) if setting.device == "cuda" else ()
+    is_slow = setting.memory_dtype == torch.float8_e4m3fn
+    for name in ("fastest",) if is_slow else (*IMPLEMENTATIONS, *graphs):
         p = nn.Parameter(torch.ones(8, device=setting.device))
         p.grad = torch.ones_like(p)
         try:
@@ -180,8 +187,11 @@ def offered(memory: str, setting: Setting) -> Iterator[Kind]:
 
 def measure(name: str, memories: Sequence[str], setting: Setting) -> list[Timing]:
     """The list's Timings. Memories race one after another, each beside fused AdamW, to bound what is held."""
-    teams = [BASELINES, (REFERENCE, *WITH_A_LAW)] + [
-        (REFERENCE, *offered(memory, setting)) for memory in memories
+    captured = CAPTURED if setting.device == "cuda" else ()
+    references = (REFERENCE, *captured[:1])
+    baselines = (*BASELINES, *captured)
+    teams = [baselines, (REFERENCE, *WITH_A_LAW)] + [
+        (*references, *offered(memory, setting)) for memory in memories
     ]
     places = (_alone, _training) if name in TRAINED else (_alone,)
     return [
@@ -189,7 +199,7 @@ def measure(name: str, memories: Sequence[str], setting: Setting) -> list[Timing
         for place in places
         for team in teams
         for timing in place(name, team, setting)
-        if team is BASELINES or timing.optimizer != REFERENCE.optimizer
+        if team is baselines or timing.optimizer != REFERENCE.optimizer
     ]
 
 
@@ -262,10 +272,16 @@ def _raced(
     steps: Mapping[Kind, Callable[[], Any]],
     setting: Setting,
 ) -> Iterator[Timing]:
-    contenders = {str(kind): Contender(_repeated(step, setting.device)) for kind, step in steps.items()}
+    contenders = {
+        str(kind): Contender(
+            _repeated(Captured(step) if kind.implementation == GRAPH else step, setting.device)
+        )
+        for kind, step in steps.items()
+    }
     effort = _effort(contenders[str(REFERENCE)], setting)
-    copied = COPIED >> 6 if setting.quick else COPIED
+    copied = COPIED[setting.device] >> 6 if setting.quick else COPIED[setting.device]
     contenders |= _floors(copied, setting.device)
+    copied *= COPIES[setting.device]
     title = f"{name}, {what}: {list(steps)[-1].optimizer}"
     times = race(contenders, effort, title, setting.console)
     # They run once in a turn, not once for each step.
@@ -283,12 +299,17 @@ def _raced(
             rounds=effort.rounds,
             steps=effort.steps,
             ms=spread(ms),
-            ratio=spread(ms / times[str(REFERENCE)]),
+            ratio=spread(ms / times[str(_reference(kind))]),
             words=words(kind.optimizer),
             floor=spread(words(kind.optimizer) * n / words_a_ms / ms),
             state_bytes=_state_bytes(optimizer) / n,
             extra_bytes=_extra_bytes(optimizer.step, params[0].device) / n,
         )
+
+
+def _reference(kind: Kind) -> Kind:
+    """Fused AdamW, captured too if this one is."""
+    return REFERENCE._replace(implementation=GRAPH) if kind.implementation == GRAPH else REFERENCE
 
 
 def _repeated(step: Callable[[], Any], device: str) -> Callable[[int], None]:
@@ -302,11 +323,12 @@ def _repeated(step: Callable[[], Any], device: str) -> Callable[[int], None]:
 
 
 def _floors(size: int, device: str) -> dict[str, Contender]:
-    """A copy and a sum in place of so many numbers: once, however many steps the others do."""
+    """A copy and a sum in place of so many numbers, COPIES times, however many steps the others do."""
     source, target = (torch.ones(size, device=device) for _ in range(2))
     copy = _repeated(lambda: target.copy_(source), device)
     add = _repeated(lambda: target.add_(source), device)
-    return {COPY: Contender(lambda steps: copy(1)), SUM: Contender(lambda steps: add(1))}
+    times = COPIES[device]
+    return {COPY: Contender(lambda steps: copy(times)), SUM: Contender(lambda steps: add(times))}
 
 
 def _effort(reference: Contender, setting: Setting) -> Effort:

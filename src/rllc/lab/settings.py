@@ -78,7 +78,11 @@ class Adam:
     eps: float = 1e-8
 
     def build(self, params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(params, lr=self.lr, betas=self.betas, eps=self.eps)
+        params = list(params)
+        on_gpu = params[0].is_cuda
+        return torch.optim.Adam(
+            params, lr=self.lr, betas=self.betas, eps=self.eps, fused=on_gpu or None, capturable=on_gpu
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Rllc:
     ) -> torch.optim.Optimizer:
         params = list(params)
         # Named, so that the last bits of a run do not depend on what else is installed.
-        fused = params[0].device.type == "cpu" and memory_dtype != torch.float8_e4m3fn
+        fused = params[0].device.type in ("cpu", "cuda") and memory_dtype != torch.float8_e4m3fn
         return RLLC(
             params,
             self.memory,

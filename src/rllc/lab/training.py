@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from rllc.lab import checkpoints, networks
 from rllc.lab.cells import Cell, Point, Result, digest, evaluation_steps
 from rllc.lab.files import Folder
-from rllc.lab.settings import Method, method
+from rllc.lab.graphs import Captured
+from rllc.lab.settings import SGD, Adam, Method, Rllc, method
 from rllc.lab.tasks import Examples, Splits, Task, TextTask, augment, tensors
 from rllc.torch import RLLC, RLLCAdamW
 
@@ -36,6 +37,8 @@ __all__ = ["train"]
 # Images at once in an evaluation. On a CPU what a ResNet's layers hand on must fit the cache: half the time.
 EVALUATION_BATCH = {"cpu": 250, "cuda": 1000}
 SAVE_SECONDS = 60.0
+# Settings whose step, on a GPU, asks nothing back from it and uses no number of the host that changes.
+CAPTURABLE = SGD | Adam | Rllc
 
 Losses = tuple[float, float, float | None, float | None]
 
@@ -84,6 +87,7 @@ class _Run:
     net: nn.Module
     method: Method
     layout: torch.memory_format
+    train_on: Callable[..., Any]  # images and labels: one step; the loss before it, until the next
     step: int = 0
     points: list[Point] = field(default_factory=list)
     times: list[float] = field(default_factory=list)  # ms per step, a number for each chunk
@@ -121,7 +125,10 @@ class _Run:
 
 def _start(cell: Cell, splits: Splits) -> _Run:
     net, layout = _network(cell.task, cell.seed, cell.device, splits)
-    return _Run(net, method(cell.setting, net, cell.steps), layout)
+    how = method(cell.setting, net, cell.steps)
+    step = functools.partial(_step, net, how, layout)
+    captured = cell.device == "cuda" and isinstance(cell.setting, CAPTURABLE)
+    return _Run(net, how, layout, Captured(step) if captured else step)
 
 
 def _network(
@@ -156,22 +163,22 @@ def _advance(run: _Run, cell: Cell, train: Examples, steps: range) -> tuple[floa
     total = torch.zeros((), dtype=torch.float64, device=cell.device)
     started = time.perf_counter()
     for batch in _batches(cell, train, steps):
-        total += _step(run, batch)
+        total += run.train_on(*batch)
     mean = total.item() / len(steps)  # waits for the device
     return mean, time.perf_counter() - started
 
 
-def _step(run: _Run, batch: Examples) -> Tensor:
+def _step(net: nn.Module, how: Method, layout: torch.memory_format, images: Tensor, labels: Tensor) -> Tensor:
     """One step of the optimizer; the loss before it, a tensor of one entry."""
-    optimizer, schedule, average = run.method
+    optimizer, schedule, average = how
     optimizer.zero_grad()
-    loss = F.cross_entropy(run.net(batch.images.contiguous(memory_format=run.layout)), batch.labels)
+    loss = F.cross_entropy(net(images.contiguous(memory_format=layout)), labels)
     loss.backward()
     optimizer.step()
     if schedule is not None:
         schedule.step()
     if average is not None:
-        average.update_parameters(run.net)
+        average.update_parameters(net)
     return loss.detach()
 
 

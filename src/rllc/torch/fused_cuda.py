@@ -175,9 +175,8 @@ def _row(step: Step, device: torch.device) -> Tensor:
 
 def _dice(step: Step, part: Part) -> tuple[Tensor, Tensor]:
     """Seed and count of the stochastic rounding, and each tensor's number, int64."""
-    draw, device = step.draw, part.params[0].device
-    if not isinstance(draw, Tensor):
-        draw = torch.stack([_on(x, device, np.int64) for x in draw])
+    device = part.params[0].device
+    draw = torch.stack([_on(x, device, np.int64) for x in step.draw or ()])
     return draw, sent(device, np.array(part.numbers, dtype=np.int64))
 
 

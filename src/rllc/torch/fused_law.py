@@ -82,11 +82,13 @@ def learn(
         smoothing=step.smoothing,
         num_warps=1,
     )
-    dice = None if keeper["seed"] is None else draw
+    dice = None if keeper["seed"] is None else (draw[0], draw[1])
     return taken, [_step(solver, row, a, taken, dice) for row, a in zip(numbers, fed, strict=True)]
 
 
-def _step(solver: Solver, row: Tensor, a: Sequence[float], taken: Tensor, dice: Tensor | None) -> Step:
+def _step(
+    solver: Solver, row: Tensor, a: Sequence[float], taken: Tensor, dice: tuple[Tensor, Tensor] | None
+) -> Step:
     k = len(a)
     B, weights = row[: k * k].view(k, k), row[k * k + k : -1]
     return Step(B, a, row[-1], weights, when_skipped(solver.structure), taken, dice, row)

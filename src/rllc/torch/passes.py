@@ -45,7 +45,7 @@ class Step(NamedTuple):
     # gradient counts as zero. None where the host has seen that it need not be skipped.
     ok: Tensor | None = None
     # (seed, count) of stochastic rounding, None for rounding to nearest.
-    draw: Any = None
+    draw: tuple[Any, Any] | None = None
     row: Tensor | None = None  # B, a, weights and keep once more, one after the other, if they are so already
 
 
