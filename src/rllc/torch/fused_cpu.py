@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import operator
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from rllc.torch import foreach, rounding
 from rllc.torch.kernels_cpu import advance_chunks, combined, gram_chunks
 from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
+from rllc.torch.plans import Kind, Plan, holds, places, planned
 
 __all__ = ["addresses", "advance", "gram", "prepare", "spread"]
 
@@ -42,9 +42,6 @@ TAKEN = {
 }
 
 
-Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
-
-
 class Batch(NamedTuple):
     """Parameters of one kind, as the kernels take them; kind None is what they do not take."""
 
@@ -54,32 +51,18 @@ class Batch(NamedTuple):
     chunks: np.ndarray  # (chunks, 3): tensor, start and stop of each
 
 
-class Plan(NamedTuple):
-    """What the next step needs not find out again, if parameters and units are still the same tensors."""
-
-    kind: Kind
-    params: Unit
-    memory: list[Unit]
-    places: list[list[int]]  # addresses of units and parameters: their storage may be exchanged
-    table: np.ndarray  # of one step after the other
-    chunks: np.ndarray
-
-
 def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     """A part cut into batches, and the plan for the next step."""
-    if plan is not None and _holds(plan, part):
-        plan.table[-2] = [g.data_ptr() for g in part.gradient]
-        return [Batch(plan.kind, part, plan.table, plan.chunks)], plan
+    if plan is not None and holds(plan, part):
+        table, chunks = plan.made
+        table[-2] = places(part.gradient)
+        return [Batch(plan.kind, part, table, chunks)], plan
     found: dict[Kind | None, list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():
             found.setdefault(_kind(theta, part.vectors(i)), []).append(i)
     batches = [_batch(kind, part.pick(chosen)) for kind, chosen in found.items()]
-    only = batches[0] if len(batches) == 1 else None
-    if only is None or only.kind is None or len(only.part.params) < len(part.params):
-        return batches, None
-    places = np.delete(only.table, -2, 0).tolist()
-    return batches, Plan(only.kind, part.params, part.memory, places, only.table, only.chunks)
+    return batches, planned(part, batches, lambda batch: (batch.table, batch.chunks))
 
 
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
@@ -104,22 +87,6 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
             foreach.advance(batch.part, step)
 
 
-def _holds(plan: Plan, part: Part) -> bool:
-    """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
-    same = all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
-    return (
-        same
-        and {g.dtype for g in part.gradient} == {plan.kind[1]}
-        and all([g.is_contiguous() for g in part.gradient])
-        and [[t.data_ptr() for t in unit] for unit in (*part.memory, part.params)] == plan.places
-        and all([p.is_contiguous() for p in part.params])
-    )
-
-
-def _same(unit: Unit, other: Unit) -> bool:
-    return len(unit) == len(other) and all(map(operator.is_, unit, other))
-
-
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     if not one_layout([theta, *vectors]):
         return None
@@ -137,7 +104,7 @@ def _batch(kind: Kind | None, part: Part) -> Batch:
 
 def addresses(unit: Unit) -> np.ndarray:
     """Where their entries begin in memory, int64."""
-    return np.array([t.data_ptr() for t in unit], np.int64)
+    return np.array(places(unit), np.int64)
 
 
 def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:

@@ -20,6 +20,7 @@ from torch import Tensor
 from rllc.torch import foreach, kernels_cuda
 from rllc.torch.parts import Part, one_layout, wide_dtype
 from rllc.torch.passes import Array, Step
+from rllc.torch.plans import Kind, Plan, holds, places, planned
 from rllc.torch.sent import sent
 
 __all__ = ["advance", "gram", "prepare"]
@@ -34,8 +35,6 @@ DTYPES = {
     torch.float16: tl.float16,
 }
 
-Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
-
 
 class Batch(NamedTuple):
     """Parameters of one device and kind, as the kernels take them; kind None is what they do not take."""
@@ -46,13 +45,16 @@ class Batch(NamedTuple):
     chunks: Tensor  # (count, 4) int64
 
 
-def prepare(part: Part, plan: None) -> tuple[list[Batch], None]:
-    """A part cut into batches; for the next step there is nothing to plan, tables are kept by address."""
+def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
+    """A part cut into batches, and the plan for the next step."""
+    if plan is not None and holds(plan, part):
+        return [_batch(plan.kind, part)], plan
     found: dict[tuple[torch.device, Kind | None], list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():
             found.setdefault((theta.device, _kind(theta, part.vectors(i))), []).append(i)
-    return [_batch(kind, part.pick(chosen)) for (_, kind), chosen in found.items()], None
+    batches = [_batch(kind, part.pick(chosen)) for (_, kind), chosen in found.items()]
+    return batches, planned(part, batches)
 
 
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
@@ -144,15 +146,15 @@ def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
 
 def _batch(kind: Kind | None, part: Part) -> Batch:
     units, device = (*part.memory, part.gradient, part.params), part.params[0].device
-    addresses = [[t.data_ptr() for t in unit] for unit in units]
     # As a rule gradients and state are where they were a step ago: then nothing is sent.
-    table = sent(device, np.array(addresses, dtype=np.int64))
-    aligned = tuple(all(place % ALIGNED == 0 for place in places) for places in zip(*addresses, strict=True))
-    sizes = tuple(t.numel() for t in part.params)
-    return Batch(kind, part, table, sent(device, lambda: _chunks(sizes, aligned), ("chunks", sizes, aligned)))
+    addresses = np.array([places(unit) for unit in units], dtype=np.int64)
+    aligned = (addresses % ALIGNED == 0).all(0)
+    sizes = tuple([t.numel() for t in part.params])
+    key = "chunks", sizes, aligned.tobytes()
+    return Batch(kind, part, sent(device, addresses), sent(device, lambda: _chunks(sizes, aligned), key))
 
 
-def _chunks(sizes: Sequence[int], aligned: Sequence[bool]) -> np.ndarray:
+def _chunks(sizes: Sequence[int], aligned: np.ndarray) -> np.ndarray:
     """(count, 4) int64, as `kernels_cuda` has it."""
     block = kernels_cuda.BLOCK
     cuts = [

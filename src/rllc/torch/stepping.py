@@ -97,10 +97,10 @@ def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
 
 
 def _of_minus_g(sums: Tensor) -> Tensor:
-    """The inner products of [M -g] from those of [M g]."""
-    signs = torch.ones_like(sums[0])
-    signs[-1] = -1
-    return sums * torch.outer(signs, signs)
+    """The inner products of [M -g] from those of [M g], in place."""
+    sums[-1, :-1].neg_()
+    sums[:-1, -1].neg_()
+    return sums
 
 
 def sound(shares: Sequence[Share], sums: Tensor) -> Tensor | None:
@@ -243,7 +243,7 @@ def _kernel(
 
 
 def _is_half(share: Share) -> bool:
-    return any(t.dtype == torch.float16 for unit in share.part.memory for t in unit)
+    return torch.float16 in {t.dtype for unit in share.part.memory for t in unit}
 
 
 def _stacked(books: Iterable[Any]) -> Learned:

@@ -1,0 +1,63 @@
+"""What a step need not find out again: that all tensors are those of the last step, where they were then."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rllc.torch.parts import Part, Unit, one_layout
+
+__all__ = ["Kind", "Plan", "holds", "places", "planned"]
+
+Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
+
+
+class Plan(NamedTuple):
+    """Of a part whose parameters are all of one kind and gapless, in one layout with units and gradient."""
+
+    kind: Kind
+    params: Unit
+    memory: list[Unit]
+    places: list[list[int]]  # addresses of units and parameters: their storage may be exchanged
+    made: Any  # what an implementation has made of it
+
+
+def planned(
+    part: Part, batches: Sequence[Any], make: Callable[[Any], Any] = lambda batch: None
+) -> Plan | None:
+    """For the next step, if all of the part has come into one batch with a kind; `make` of that batch."""
+    [only] = batches if len(batches) == 1 else [None]
+    if only is None or only.kind is None or len(only.part.params) < len(part.params):
+        return None
+    return Plan(only.kind, part.params, part.memory, _places(part), make(only))
+
+
+def holds(plan: Plan, part: Part) -> bool:
+    """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
+    return (
+        all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
+        and {g.dtype for g in part.gradient} == {plan.kind[1]}
+        and all(map(_in_one_layout, part.params, part.gradient))
+        and _places(part) == plan.places
+    )
+
+
+def places(unit: Sequence[Tensor]) -> list[int]:
+    """Where the entries begin in memory."""
+    return [t.data_ptr() for t in unit]
+
+
+def _places(part: Part) -> list[list[int]]:
+    return [places(unit) for unit in (*part.memory, part.params)]
+
+
+def _same(unit: Unit, other: Unit) -> bool:
+    return len(unit) == len(other) and all(map(operator.is_, unit, other))
+
+
+def _in_one_layout(p: Tensor, g: Tensor) -> bool:
+    return (p.is_contiguous() and g.is_contiguous()) or one_layout([p, g])
