@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +10,9 @@ import torch
 
 import rllc
 from problems import DENSE, EIGHT
-from rllc.law import SEEKING, GramianRidge, LawStep, Ridge
-from rllc.torch import forloop, learning, saved, stepping
+from rllc.torch import forloop
 from rllc.torch.parts import Part
-from rllc.torch.passes import Passes, Step
-from rllc.torch.stepping import Share
+from rllc.torch.passes import Step
 
 pytest.importorskip("triton")
 
@@ -159,122 +156,13 @@ def test_tensors_that_begin_anywhere_and_lie_in_any_order(fused):
     )
 
 
-class Books:
-    """Groups that share one law, a share of each, and what the second pass is told."""
-
-    def __init__(self, memory, inverse, guard, step, rates, seed=None):
-        self.solver = learning.solver(rllc.as_propagator(memory), inverse, guard, step)
-        self.k, self.told = len(self.solver.a), []
-        law = np.linspace(0.5, 1.5, self.k)
-        passes = Passes(lambda part, plan: (None, None), None, lambda work, step: self.told.append(step))
-        names = "lr", "law_lr", "weight_decay", "maximize"
-        self.groups = [
-            dict(zip(names, own, strict=True)) | {"params": [torch.zeros(1)], "memory": memory}
-            for own in rates
-        ]
-        self.groups[0] |= saved.books(saved.fresh(law, ()), seed)
-        one = Part([torch.zeros(1)], [torch.zeros(1)], [[]] * self.k, [0], [0])
-        self.shares = [Share(group, one, passes, None, None, 0) for group in self.groups]
-        self.there = learning.on(torch.device("cpu"), self.solver.host)
-
-    def by_torch(self, found):
-        taking = [True] * len(self.groups)
-        return stepping.on_device(self.solver, self.there, self.shares, found, taking, None)
-
-    def by_kernel(self, found):
-        from rllc.torch import fused_law
-
-        rounding = stepping._rounding(self.solver, self.shares)
-        taken, self.told[len(self.told) :] = fused_law.learn(
-            self.solver, self.there, self.groups, found, rounding
-        )
-        return taken
-
-
-def sums_of(k_and_one, shares, seed):
-    """Inner products of as many random vectors, their lengths over four orders."""
-    random = np.random.default_rng(seed)
-    vectors = random.normal(size=(shares, 40, k_and_one)) * 10 ** random.uniform(-2, 2, size=k_and_one)
-    return torch.from_numpy(np.einsum("sni,snj->sij", vectors, vectors))
-
-
-def same_books(mine, theirs, rtol=1e-9):
-    for name in ("law", "faded", "last", "progress", "skipped", "draws"):
-        torch.testing.assert_close(mine.groups[0][name], theirs.groups[0][name], rtol=rtol, atol=1e-12)
-    assert len(mine.told) == len(theirs.told)
-    for got, want in zip(mine.told, theirs.told, strict=True):
-        for x, y in zip(got[:4], want[:4], strict=True):
-            x, y = (torch.as_tensor(z, dtype=torch.float64) for z in (x, y))
-            torch.testing.assert_close(x, y, rtol=rtol, atol=1e-12)
-        parts = [torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in (got.B, got.a, got.weights)]
-        assert torch.equal(got.row, torch.cat([*parts, got.keep.reshape(1)]))
-        assert got.structure == want.structure and bool(got.ok) == bool(want.ok)
-
-
-TWO_GROUPS = ((0.1, 0.01, 0.3, False), (0.2, 0.02, 0.0, True))
-
-
-ONE_GROUP = TWO_GROUPS[:1]
-SOON = replace(SEEKING, smoothing=0.5)  # finds its size within the test
-
-
-@pytest.mark.parametrize(
-    ("memory", "law_step", "inverse", "rates"),
-    [
-        ("M(0.9)", SOON, GramianRidge(), ONE_GROUP),
-        ("M(0.9) + M(0.0)", LawStep(), GramianRidge(), ONE_GROUP),
-        ("M(0.9) + M(0.0)", SOON, GramianRidge(), TWO_GROUPS),
-        ("M_2(0.5)", LawStep(q=1.5, decay=0.5, clip=0.1), Ridge(1e-3), TWO_GROUPS),
-        ("M(0.9) + M(0.8) + CM(-0.2+0.5j)", LawStep(), GramianRidge(), TWO_GROUPS),
-        ("M(0.9) + M(0.8) + CM(-0.2+0.5j)", LawStep(decay=0.5), Ridge(1e-3), ONE_GROUP),
-    ],
-)
-def test_the_law_by_one_kernel(fused, memory, law_step, inverse, rates):
-    """A dozen corrections, zero gradients among them, beside the same in torch's operations."""
-    mine, theirs = (Books(memory, inverse, True, law_step, rates, seed=7) for _ in range(2))
-    size = len(mine.solver.rows[0])
-    for step in range(12):
-        found = sums_of(size, len(rates), step)
-        if step > 3:  # steps have been too long
-            found[:, -1, :-1] = found[:, :-1, -1] = -found[:, :-1, -1].abs()
-        if step % 5 > 2:
-            found[:, -1, :] = found[:, :, -1] = 0
-        if step == 0:
-            found[:, :-1, :] = found[:, :, :-1] = 0  # memory is empty
-        assert mine.by_kernel(found) and theirs.by_torch(found)
-    same_books(mine, theirs)
-    assert memory != "M(0.9)" or mine.groups[0]["progress"][2] > 0  # so that both its parts are seen
-
-
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e80], ids=str)
-def test_the_law_s_kernel_skips_what_is_to_be_skipped(fused, bad):
-    mine, theirs = (Books("M_2(0.5)", GramianRidge(), True, LawStep(), ONE_GROUP) for _ in range(2))
-    for value in (1.0, bad, 1.0):
-        found = sums_of(3, 1, 0)
-        found[0, 2, 2] *= value
-        assert bool(mine.by_kernel(found)) == bool(theirs.by_torch(found)) == (value == 1)
-    assert mine.groups[0]["skipped"] == 1
-    same_books(mine, theirs)
-
-
-def test_which_laws_have_a_kernel(fused):
-    from rllc.torch import fused_law
-
-    books = Books("M(0.9)", rllc.law.Cutoff(), True, LawStep(), TWO_GROUPS)
-    assert not fused_law.takes(books.solver, books.groups[0]["law"], 2)
-    books = Books("M(0.9)", GramianRidge(), False, LawStep(), TWO_GROUPS)
-    assert fused_law.takes(books.solver, books.groups[0]["law"], 2)
-    assert not fused_law.takes(books.solver, torch.ones(2, 1), 2)
-    assert not fused_law.takes(books.solver, books.groups[0]["law"], 9)
-
-
 def test_the_kernels_compile_for_a_gpu_and_move_vectors(tmp_path):
     """To PTX for compute capability 9.0, which needs no GPU."""
     code = """
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rllc.torch import kernels_cuda as kernels, kernels_law as law
+from rllc.torch import kernels_cuda as kernels, kernels_law_cuda as law
 
 types = dict.fromkeys(("table", "chunks", "dice", "names", "skipped", "draws"), "*i64")
 types |= dict.fromkeys(("out", "numbers", "partials", "basis", "found", "rates", "fed", "law"), "*fp64")
@@ -286,17 +174,16 @@ given |= dict(eps=1e-3, guard=True, first=0.1, rounding=1e-6, most=3e38, weighed
 given |= dict(decay=0.5, clip=1.0, growth=0.1, smoothing=0.95)
 given |= {name: tl.float32 for name in ("unit_dtype", "gradient_dtype", "theta_dtype", "compute")}
 
-def ptx(kernel, **other):
+def ptx(kernel, warps, **other):
     kinds = {p.name: "constexpr" if p.is_constexpr else types[p.name] for p in kernel.params}
     constants = {p.name: (given | other)[p.name] for p in kernel.params if p.is_constexpr}
     source = ASTSource(kernel, kinds, constants)
-    return triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=8)).asm["ptx"]
+    return triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=warps)).asm["ptx"]
 
-per_row = kernels.BLOCK // (8 * 32 * 4)
-for kernel, loads, stores in ((kernels.gram_chunks, 4, 0), (kernels.advance_chunks, 5, 4)):
-    text = ptx(kernel)
+for kernel, warps, loads, stores in ((kernels.gram_chunks, 8, 4, 0), (kernels.advance_chunks, 4, 5, 4)):
+    text, per_row = ptx(kernel, warps), kernels.BLOCK // (warps * 32 * 4)
     print(text.count("ld.global.v4") == loads * per_row, text.count("st.global.v4") == stores * per_row)
-print(all(map(len, (ptx(kernels.sum_partials), ptx(law.learn, R=3)))))
+print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
 """
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env |= {"TRITON_CACHE_DIR": str(tmp_path)}

@@ -25,7 +25,8 @@ from rllc.torch.sent import sent
 
 __all__ = ["advance", "gram", "prepare"]
 
-WARPS = 8
+# Measured on an H200 (docs/speed.md).
+GRAM_WARPS, ADVANCE_WARPS = 8, 4
 ALIGNED = 16  # bytes
 
 DTYPES = {
@@ -96,7 +97,7 @@ def _gram(batch: Batch, basis: Array) -> Tensor:
         gradient_dtype=DTYPES[batch.kind[1]],
         BLOCK=kernels_cuda.BLOCK,
         WIDTH=kernels_cuda.WIDTH,
-        num_warps=WARPS,
+        num_warps=GRAM_WARPS,
     )
     total = torch.empty(r, r, dtype=torch.float64, device=device)
     kernels_cuda.sum_partials[(1,)](
@@ -108,7 +109,7 @@ def _gram(batch: Batch, basis: Array) -> Tensor:
         R=r,
         SIZE=triton.next_power_of_2(size),
         PARTIALS=kernels_cuda.PARTIALS,
-        num_warps=WARPS,
+        num_warps=GRAM_WARPS,
     )
     return total
 
@@ -134,7 +135,7 @@ def _advance(kind: Kind, batch: Batch, step: Step) -> None:
         theta_dtype=DTYPES[kind[2]],
         compute=DTYPES[wide_dtype(theta)],
         BLOCK=kernels_cuda.BLOCK,
-        num_warps=WARPS,
+        num_warps=ADVANCE_WARPS,
     )
 
 

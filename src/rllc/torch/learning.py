@@ -19,13 +19,25 @@ from scipy.linalg.lapack import dgesv
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import Frame, LawStep, RelaxedInverse, Sums
+from rllc.law import Frame, GramianRidge, LawStep, RelaxedInverse, Ridge, Sums
 from rllc.memory import MemoryRule, yardsticks
 from rllc.propagator import Propagator
 from rllc.torch.parts import Part
 from rllc.torch.passes import Array
 
-__all__ = ["Constants", "Learned", "Solver", "learn", "learn_on_device", "on", "overflow", "solver"]
+__all__ = [
+    "Constants",
+    "Learned",
+    "Solver",
+    "guard_level",
+    "has_kernel",
+    "is_weighed",
+    "learn",
+    "learn_on_device",
+    "on",
+    "overflow",
+    "solver",
+]
 
 
 @functools.cache
@@ -182,11 +194,26 @@ def _corrected(
 
 def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     """How much each share's gradient counts in v, and the rate of what comes of it: times each other, c2."""
-    if step.clip == math.inf and not step.growth:
+    if not is_weighed(step):
         return rates, 1.0
-    # What is clipped, or says when to stop growing, is M⁺g as the share of the largest rate has it.
     largest = functools.reduce(_larger, rates)
     return [rate / _where(largest > 0, largest, 1.0) for rate in rates], largest
+
+
+def has_kernel(solver: Solver, law: Any) -> bool:
+    """Whether the law's kernels are for this: linear memory, one law (k,), a ridge for its inverse."""
+    return solver.yardsticks is None and law.ndim == 1 and isinstance(solver.inverse, GramianRidge | Ridge)
+
+
+def guard_level(constants: Constants) -> float:
+    """Of a gradient of size one, the level of memory's content below which the guard acts."""
+    return _law.GUARD_FRACTION**2 * constants.frame.first
+
+
+def is_weighed(step: LawStep) -> bool:
+    """Whether the law's step wants M⁺g as the share of the largest rate has it."""
+    # What is clipped, or says when to stop growing, is such a one.
+    return step.clip < math.inf or step.growth > 0
 
 
 def overflow(part: Part, growth: Tensor) -> Tensor:

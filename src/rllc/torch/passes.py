@@ -59,6 +59,8 @@ class Passes(NamedTuple):
     advance: Callable[[Any, Step], None]
     # Whether all that a memory rule wants to store can be; of linear memory the sums know it.
     sound: Callable[[Any], Tensor] | None = None
+    # The law on the host by a kernel (`rllc.torch.fused_law_cpu`), where these passes are kernels too.
+    learn: Callable[..., bool | None] | None = None
 
 
 def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def holds(plan: Plan, part: Part) -> bool:
     return (
         all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
-        and all(map(_in_one_layout, part.params, part.gradient))
+        and _in_one_layout(part)
         and _places(part) == plan.places
     )
 
@@ -59,5 +59,9 @@ def _same(unit: Unit, other: Unit) -> bool:
     return len(unit) == len(other) and all(map(operator.is_, unit, other))
 
 
-def _in_one_layout(p: Tensor, g: Tensor) -> bool:
-    return (p.is_contiguous() and g.is_contiguous()) or one_layout([p, g])
+def _in_one_layout(part: Part) -> bool:
+    if all(
+        [t.is_contiguous() for t in (*part.params, *part.gradient)]
+    ):  # a list is quicker than asking singly
+        return True
+    return all(one_layout([p, g]) for p, g in zip(part.params, part.gradient, strict=True))

@@ -135,6 +135,6 @@ def _fused_cuda() -> Passes:
 
 @functools.cache
 def _fused_cpu() -> Passes:
-    from rllc.torch import fused_cpu  # numba is an optional dependency, and slow to import
+    from rllc.torch import fused_cpu, fused_law_cpu  # numba is an optional dependency, and slow to import
 
-    return Passes(fused_cpu.prepare, fused_cpu.gram, fused_cpu.advance)
+    return Passes(fused_cpu.prepare, fused_cpu.gram, fused_cpu.advance, learn=fused_law_cpu.learn)

@@ -143,7 +143,46 @@ def on_host(
     # Of what is not finite the gradient's own sums tell whether it is to blame.
     if sound is not None and not sound and np.isfinite(found[:, -1]).all():
         raise RuntimeError(f"{rules.first_fault([share.work for share in shares])}; nothing has changed")
-    laws = _stacked(keeper[name].numpy() for name in Learned._fields)
+    learned = _learned_by_kernel(solver, shares, found)
+    if learned is None:
+        learned = _learned(solver, shares, scopes, found)
+    if not learned:
+        keeper["skipped"] += 1
+        return False
+    laws, draw = keeper["law"].numpy().reshape(-1, len(solver.a)), None
+    if keeper["seed"] is not None:
+        draw = keeper["seed"], int(keeper["draws"])
+        keeper["draws"] += 1
+    for group, part, passes, work, _, scope, *_ in shares:
+        if part.params:
+            lr, decay = float(group["lr"]), float(group["weight_decay"])
+            fed, weights = _fed(solver, group), -lr * laws[scope]
+            passes.advance(
+                work, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw)
+            )
+    return True
+
+
+def _learned_by_kernel(solver: Solver, shares: Sequence[Share], found: np.ndarray) -> bool | None:
+    """Whether the one law has been corrected; None if it has no kernel, or not for all shares' passes."""
+    keeper, learn = shares[0].group, shares[0].passes.learn
+    if learn is None or not learning.has_kernel(solver, keeper["law"]):
+        return None
+    if any(share.passes is not shares[0].passes for share in shares):
+        return None
+    books = Learned(*[keeper[name].numpy() for name in Learned._fields])
+    rates, rounding = [float(share.group["law_lr"]) for share in shares], _rounding(solver, shares)
+    done = learn(solver, rates, found, books, rounding, LEAST_ROOM)
+    if done is None and _fits(solver, shares, found):
+        done = learn(solver, rates, found, books, rounding, math.inf)
+    return bool(done)
+
+
+def _learned(
+    solver: Solver, shares: Sequence[Share], scopes: dict[int, list[int]], found: np.ndarray
+) -> bool:
+    """Whether all laws have been corrected, or none."""
+    laws = _stacked(shares[0].group[name].numpy() for name in Learned._fields)
     learned = {}
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
@@ -151,25 +190,13 @@ def on_host(
         its = found if len(own) == len(shares) else found[own]
         one = learning.learn(solver, its, rates, _of(laws, scope), _rounding(solver, members))
         if one is None:
-            break
+            return False
         learned[scope] = one
-    if len(learned) < len(scopes) or not _fits(solver, shares, found):
-        keeper["skipped"] += 1
+    if not _fits(solver, shares, found):
         return False
     for scope, one in learned.items():
         for kept, new in zip(laws, one, strict=True):
             kept[scope] = new
-    draw = None
-    if keeper["seed"] is not None:
-        draw = keeper["seed"], int(keeper["draws"])
-        keeper["draws"] += 1
-    for group, part, passes, work, _, scope, *_ in shares:
-        if part.params:
-            lr, decay = float(group["lr"]), float(group["weight_decay"])
-            fed, weights = _fed(solver, group), -lr * laws.law[scope]
-            passes.advance(
-                work, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw)
-            )
     return True
 
 
@@ -235,11 +262,11 @@ def _kernel(
     if not law.is_cuda or torch.compiler.is_compiling() or not selection.has_triton():
         return None
     is_alone = sound is None and not isinstance(taking, Tensor) and all(s.room is None for s in shares)
-    if not is_alone or any(_is_half(share) for share in shares):
+    if not is_alone or not learning.has_kernel(solver, law) or any(map(_is_half, shares)):
         return None
-    from rllc.torch import fused_law  # triton is an optional dependency
+    from rllc.torch import fused_law_cuda  # triton is an optional dependency
 
-    return fused_law.learn if fused_law.takes(solver, law, len(shares)) else None
+    return fused_law_cuda.learn if len(shares) <= fused_law_cuda.MOST_SHARES else None
 
 
 def _is_half(share: Share) -> bool:

@@ -13,22 +13,15 @@ import torch
 import triton
 from torch import Tensor
 
-from rllc import law as _law
 from rllc.law import GramianRidge, Ridge
-from rllc.torch import kernels_law
-from rllc.torch.learning import Constants, Learned, Solver
+from rllc.torch import kernels_law_cuda
+from rllc.torch.learning import Constants, Learned, Solver, guard_level, is_weighed
 from rllc.torch.passes import Step, when_skipped
 from rllc.torch.sent import sent
 
-__all__ = ["learn", "takes"]
+__all__ = ["MOST_SHARES", "learn"]
 
 MOST_SHARES = 8  # the kernel's text is as long as there are shares
-
-
-def takes(solver: Solver, law: Tensor, shares: int) -> bool:
-    """Whether the kernel is for this inverse and memory, law (k,) of that many shares."""
-    is_ridge = isinstance(solver.inverse, GramianRidge | Ridge)
-    return is_ridge and solver.yardsticks is None and law.dim() == 1 and shares <= MOST_SHARES
 
 
 def learn(
@@ -48,7 +41,7 @@ def learn(
     draw = torch.empty(2, dtype=torch.int64, device=device)
     step = solver.step
     assert isinstance(solver.inverse, GramianRidge | Ridge)
-    kernels_law.learn[(1,)](
+    kernels_law_cuda.learn[(1,)](
         found.contiguous(),
         _rates(groups, device),
         sent(device, fed),
@@ -70,10 +63,10 @@ def learn(
         relative=isinstance(solver.inverse, GramianRidge),
         eps=solver.inverse.eps,
         guard=solver.guard,
-        first=_law.GUARD_FRACTION**2 * there.frame.first,
+        first=guard_level(there),
         rounding=rounding,
         most=torch.finfo(torch.float32).max,
-        weighed=solver.step.clip < math.inf or solver.step.growth > 0,
+        weighed=is_weighed(step),
         drawn=keeper["seed"] is not None,
         q=step.q,
         decay=step.decay,
