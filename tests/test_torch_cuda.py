@@ -234,3 +234,26 @@ def test_backward_of_a_network_goes_through_a_graph():
 
     torch.backends.cudnn.deterministic = True
     assert torch.equal(run(Captured), run(lambda step: step))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rllc_adamw_in_a_graph(dtype):
+    """Nothing is read back, so that a captured step is the same to the bit."""
+    made = []
+    for captured in (False, True):
+        params = parameters("cuda", dtype)
+        optimizer = RLLCAdamW(params, weight_decay=0.1)
+        train(optimizer, params, 3)
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                optimizer.step()
+        for number in range(5):
+            for p, n in zip(params, parameters("cuda", dtype, seed=number), strict=True):
+                p.grad.copy_(n.detach() * (torch.nan if number == 2 else 1))
+            graph.replay() if captured else optimizer.step()
+        made.append((flat(params), optimizer.law, optimizer.skipped))
+        with optimizer.averaged():
+            made[-1] += (flat(params),)
+    assert all(torch.equal(*pair) for pair in zip(*(m[:2] + m[3:] for m in made), strict=True))
+    assert made[0][2] == made[1][2] == 1

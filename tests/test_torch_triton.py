@@ -3,19 +3,23 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import rllc
+import rllc.torch
 from problems import DENSE, EIGHT
+from rllc.law import SEEKING
 from rllc.torch import forloop
 from rllc.torch.parts import Part
 from rllc.torch.passes import Step
 
 pytest.importorskip("triton")
 
+SOON = replace(SEEKING, smoothing=0.5)  # finds its size within the test
 SIZES = ((5,), (3, 4), (4096,), (2, 4096 + 17), (0,), (1,))
 
 
@@ -162,16 +166,17 @@ def test_the_kernels_compile_for_a_gpu_and_move_vectors(tmp_path):
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rllc.torch import kernels_cuda as kernels, kernels_law_cuda as law
+from rllc.torch import kernels_adamw_cuda as adamw, kernels_cuda as kernels, kernels_law_cuda as law
 
 types = dict.fromkeys(("table", "chunks", "dice", "names", "skipped", "draws"), "*i64")
 types |= dict.fromkeys(("out", "numbers", "partials", "basis", "found", "rates", "fed", "law"), "*fp64")
-types |= dict.fromkeys(("faded", "last", "progress", "metric", "growth_of_sums", "B"), "*fp64")
+types |= dict.fromkeys(("weight", "faded", "last", "progress", "metric", "growth_of_sums", "B"), "*fp64")
 types |= dict(ok="*i1", taken="*i1", tensors="i32", count="i32", seed="i64")
 given = dict(K=3, structure=0b100010001, needed=7, fed=7, stochastic=False, BLOCK=kernels.BLOCK)
 given |= dict(N=4, R=4, SIZE=4, WIDTH=kernels.WIDTH, PARTIALS=kernels.PARTIALS, SHARES=1, relative=True)
-given |= dict(eps=1e-3, guard=True, first=0.1, rounding=1e-6, most=3e38, weighed=True, drawn=True, q=1.5)
-given |= dict(decay=0.5, clip=1.0, growth=0.1, smoothing=0.95)
+given |= dict(eps=1e-3, guard=True, first=0.1, rounding=1e-6, most=3e38, lost=1e30, weighed=True, q=1.5)
+given |= dict(decay=0.5, clip=1.0, growth=0.1, smoothing=0.95, drawn=True, dtype=tl.float32, averaged=True)
+given |= dict(sign=1.0, b1=0.9, b2=0.999, log1=-0.1, log2=-0.001)
 given |= {name: tl.float32 for name in ("unit_dtype", "gradient_dtype", "theta_dtype", "compute")}
 
 def ptx(kernel, warps, **other):
@@ -180,7 +185,8 @@ def ptx(kernel, warps, **other):
     source = ASTSource(kernel, kinds, constants)
     return triton.compile(source, GPUTarget("cuda", 90, 32), dict(num_warps=warps)).asm["ptx"]
 
-for kernel, warps, loads, stores in ((kernels.gram_chunks, 8, 4, 0), (kernels.advance_chunks, 4, 5, 4)):
+passes = (kernels.gram_chunks, 8, 4, 0), (kernels.advance_chunks, 4, 5, 4)
+for kernel, warps, loads, stores in (*passes, (adamw.sum_chunks, 8, 3, 0), (adamw.advance_chunks, 4, 5, 4)):
     text, per_row = ptx(kernel, warps), kernels.BLOCK // (warps * 32 * 4)
     print(text.count("ld.global.v4") == loads * per_row, text.count("st.global.v4") == stores * per_row)
 print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
@@ -190,4 +196,49 @@ print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=env
     )
-    assert done.stdout.split() == ["True"] * 5, done.stdout + done.stderr
+    assert done.stdout.split() == ["True"] * 9, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("average", [9.0, None])
+def test_rllc_adamw(monkeypatch, fused, dtype, average):
+    """Two groups, one uphill, a step to be skipped: beside the same by torch, from the same gradients."""
+    from rllc.torch import adamw_passes, fused_adamw_cuda
+
+    def on_gpu(group, part, steps, copies, plan, unsaid=False):
+        work, plan = fused_adamw_cuda.prepare(part, steps, plan)
+        assert unsaid and work is not None
+        return adamw_passes.Share(group, part, steps, copies, None, None, None, plan, work)
+
+    def made(**how):
+        params = [torch.nn.Parameter(t) for t in part(1, dtype).params if t.numel()]
+        groups = [{"params": params[:3]}, {"params": params[3:], "lr": 0.02, "maximize": True}]
+        options = {"law": 0.5, "weight_decay": 0.1, "betas": (0.9, 0.99), "average": average}
+        return params, rllc.torch.RLLCAdamW(groups, lr=0.01, law_step=SOON, **options, **how)
+
+    def trained(params, optimizer, first, last):
+        for step in range(first, last):
+            for p, g in zip(params, (t for t in part(1, dtype, seed=step).params if t.numel()), strict=True):
+                p.grad = 0.3 * p.detach() + g
+            if step == 3:
+                params[0].grad[0] = torch.nan
+            optimizer.step()
+
+    theirs, other = made(fused=True)
+    trained(theirs, other, 1, 9)
+    mine, ours = made()
+    with monkeypatch.context() as patch:
+        patch.setattr(adamw_passes, "share", on_gpu)
+        trained(mine, ours, 1, 6)
+    ours._plans = []
+    trained(mine, ours, 6, 9)  # and on the host from there
+    eps = torch.finfo(dtype).eps
+    close(mine, theirs, 8 * eps)
+    torch.testing.assert_close(ours.law, other.law, rtol=1e-5, atol=0)
+    assert ours.skipped == other.skipped == 1
+    for p, q in zip(mine, theirs, strict=True):
+        for name, want in other.state[q].items():
+            torch.testing.assert_close(ours.state[p][name], want, rtol=20 * eps, atol=20 * eps)
+    # Of states in half precision, whose last bits differ.
+    progress = other.param_groups[0]["progress"]
+    assert ours.param_groups[0]["progress"] == pytest.approx(progress, rel=max(1e-4, eps))

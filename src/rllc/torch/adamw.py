@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ class RLLCAdamW(OneUnit):
         average: the power of the average of the weights, None for none.
         buffers: batch-norm statistics, to be averaged along: `net.buffers()`.
         foreach, fused: torch's own AdamW so implemented; None for both takes the fastest there is: kernels
-            that make the average too on a CPU with numba (`pip install "rllc[fast]"`), else torch's fused.
+            that make the average too on a CPU with numba (`pip install "rllc[fast]"`) and on a GPU with
+            Triton, where nothing is read back then; else torch's fused.
         maximize: follow the gradient uphill.
 
     Raises:
@@ -130,6 +132,11 @@ class RLLCAdamW(OneUnit):
         one_unit.check_ready(params)
         self._spread = shards.renewed(self._spread, self.param_groups)
         shares = self._shares()
+        if shares and (kernels := adamw_passes.on_gpu(shares)):
+            self._step_on_gpu(kernels, shares)
+            return loss
+        one_unit.home(self.param_groups[0])
+        shares = [adamw_passes.by_torch(share) for share in shares]
         sums, anyone = one_unit.everywhere(self._spread, _sums(shares), bool(shares))
         if not anyone:
             return loss
@@ -144,6 +151,17 @@ class RLLCAdamW(OneUnit):
         if weight is not None:
             self._mix(weight, {id(p) for share in done for p in share.part.owners})
         return loss
+
+    def _step_on_gpu(self, kernels: ModuleType, shares: Sequence[Share]) -> None:
+        """The rest of a step, with nothing read back."""
+        found = torch.stack([kernels.sums(share.on_gpu, share.group) for share in shares])
+        groups = [share.group for share in shares]
+        taken, steps = kernels.learn(self._rule, self.param_groups[0], groups, found)
+        weight = self._next_weight_on_device(taken)
+        for share, step in zip(shares, steps, strict=True):
+            kernels.advance(share.on_gpu, share.group, step, weight)
+        if weight is not None:
+            self._mix(weight, {id(p) for share in shares for p in share.part.owners})
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None}
@@ -186,7 +204,8 @@ class RLLCAdamW(OneUnit):
             params, gradient, *memory = (list(map(real, unit)) for unit in (params, gradient, *memory))
         numbers = list(range(len(params)))
         part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)
-        return adamw_passes.share(group, part, steps, copies, plan)
+        unsaid = self._spread is None and self.defaults["fused"] is None and self.defaults["foreach"] is None
+        return adamw_passes.share(group, part, steps, copies, plan, unsaid)
 
 
 def _sums(shares: Sequence[Share]) -> Array:

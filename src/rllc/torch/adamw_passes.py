@@ -2,6 +2,7 @@
 
 kernels    numba, on the CPU, where neither foreach nor fused was asked for: everything is read and
            written once in each pass, the average with the parameters
+on_gpu     the same in Triton (`rllc.torch.fused_adamw_cuda`), for all shares of a step or none
 torch's    its own AdamW, fused or foreach, with lr L for lr; sums by `rllc.torch.foreach`
 """
 
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from rllc.torch import foreach
+from rllc.torch import foreach, selection
 from rllc.torch.bias import scales_at
 from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 
-__all__ = ["Share", "advance", "fits", "share", "sums"]
+__all__ = ["Share", "advance", "by_torch", "fits", "on_gpu", "share", "sums"]
 
 Array = NDArray[np.float64]
 
@@ -40,20 +41,40 @@ class Share(NamedTuple):
     part: Part  # its memory is m, v and, if there is one, the average
     steps: list[Tensor]  # of each parameter so far
     copies: int  # how many processes have the same share
-    scales: Array  # (tensors, 5), see `rllc.torch.bias`
+    scales: Array | None  # (tensors, 5), see `rllc.torch.bias`; None for the kernels of a GPU
     counters: Array | None  # addresses of the steps, for the kernels
     batches: Any  # the part as the kernels want it, None if they do not take it
     plan: Any  # for the next step's share
+    on_gpu: Any = None  # the part as the kernels of a GPU want it
 
 
-def share(group: dict[str, Any], part: Part, steps: list[Tensor], copies: int, plan: Any) -> Share:
-    """With who makes its passes; `plan` is of the last step's."""
+def share(
+    group: dict[str, Any], part: Part, steps: list[Tensor], copies: int, plan: Any, unsaid: bool = False
+) -> Share:
+    """With who makes its passes; `plan` is of the last step's, `unsaid` if nobody has asked for them."""
+    if unsaid and part.params[0].is_cuda and selection.has_triton():
+        on_gpu, plan = _of_gpu().prepare(part, steps, plan)
+        if on_gpu is not None:
+            return Share(group, part, steps, copies, None, None, None, plan, on_gpu)
     if _wants_kernels(group, part) and (kernels := _kernels()) is not None:
         (batches, plan), counters = kernels.prepare(part, plan), kernels.counters(steps)
         if batches is not None and counters is not None:
             scales = kernels.scales(counters, *group["betas"], group["eps"])
             return Share(group, part, steps, copies, scales, counters, batches, plan)
     return Share(group, part, steps, copies, _scales(group, steps), None, None, None)
+
+
+def by_torch(share: Share) -> Share:
+    """The same without the kernels of a GPU."""
+    if share.on_gpu is None:
+        return share
+    return share._replace(scales=_scales(share.group, share.steps), on_gpu=None, plan=None)
+
+
+def on_gpu(shares: Sequence[Share]) -> ModuleType | None:
+    """The kernels of a GPU, if they are for all shares of a step."""
+    is_theirs = all(share.on_gpu is not None for share in shares)
+    return _of_gpu() if is_theirs and len(shares) <= _of_gpu().MOST_SHARES else None
 
 
 def _scales(group: dict[str, Any], steps: list[Tensor]) -> Array:
@@ -77,6 +98,12 @@ def _kernels() -> ModuleType | None:
     return kernels_adamw
 
 
+def _of_gpu() -> ModuleType:
+    from rllc.torch import fused_adamw_cuda  # triton is an optional dependency
+
+    return fused_adamw_cuda
+
+
 def _of_kernels() -> ModuleType:
     found = _kernels()
     assert found is not None
@@ -88,6 +115,7 @@ def _of_kernels() -> ModuleType:
 
 def sums(share: Share) -> Array:
     """(3,) uᵀm̂, uᵀg and gᵀg with the old m and v."""
+    assert share.scales is not None
     if share.batches is None:
         found = _sums_by_foreach(share.part, share.scales)
     else:

@@ -18,12 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from rllc.torch import foreach, kernels_cuda
-from rllc.torch.parts import Part, one_layout, wide_dtype
+from rllc.torch.parts import Part, Unit, one_layout, wide_dtype
 from rllc.torch.passes import Array, Step
 from rllc.torch.plans import Kind, Plan, holds, places, planned
 from rllc.torch.sent import sent
 
-__all__ = ["advance", "gram", "prepare"]
+__all__ = ["ADVANCE_WARPS", "DTYPES", "GRAM_WARPS", "advance", "gram", "prepare", "summed", "tables"]
 
 # Measured on an H200 (docs/speed.md).
 GRAM_WARPS, ADVANCE_WARPS = 8, 4
@@ -82,7 +82,7 @@ def _gram(batch: Batch, basis: Array) -> Tensor:
     # Squares of float64 may overflow, and whether they did is not to be read back.
     if batch.kind is None or batch.kind[-1] == torch.float64:
         return foreach.gram(batch.part, basis)
-    (size, r), device = basis.shape, batch.table.device
+    size, device = len(basis), batch.table.device
     count = len(batch.chunks)
     programs = min(count, kernels_cuda.PROGRAMS)
     partials = torch.empty(programs, size, size, dtype=torch.float64, device=device)
@@ -99,10 +99,16 @@ def _gram(batch: Batch, basis: Array) -> Tensor:
         WIDTH=kernels_cuda.WIDTH,
         num_warps=GRAM_WARPS,
     )
-    total = torch.empty(r, r, dtype=torch.float64, device=device)
+    return summed(partials, basis)
+
+
+def summed(partials: Tensor, basis: Array) -> Tensor:
+    """basisᵀ S basis, S the sum of the partials (programs, n, n); basis (n, r)."""
+    (programs, size, _), r = partials.shape, basis.shape[1]
+    total = torch.empty(r, r, dtype=torch.float64, device=partials.device)
     kernels_cuda.sum_partials[(1,)](
         partials,
-        sent(device, basis),
+        sent(partials.device, basis),
         total,
         programs,
         N=size,
@@ -146,13 +152,22 @@ def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
 
 
 def _batch(kind: Kind | None, part: Part) -> Batch:
-    units, device = (*part.memory, part.gradient, part.params), part.params[0].device
+    return Batch(kind, part, *tables([*part.memory, part.gradient, part.params]))
+
+
+def tables(rows: Sequence[Unit], beside: Sequence[Unit] = ()) -> tuple[Tensor, Tensor]:
+    """Addresses (rows, tensors) and chunks (count, 4), as `kernels_cuda` has them.
+
+    Args:
+        beside: rows of tensors of other shapes; they come first.
+    """
+    device = rows[0][0].device
     # As a rule gradients and state are where they were a step ago: then nothing is sent.
-    addresses = np.array([places(unit) for unit in units], dtype=np.int64)
-    aligned = (addresses % ALIGNED == 0).all(0)
-    sizes = tuple([t.numel() for t in part.params])
+    addresses = np.array([places(unit) for unit in (*beside, *rows)], dtype=np.int64)
+    aligned = (addresses[len(beside) :] % ALIGNED == 0).all(0)
+    sizes = tuple([t.numel() for t in rows[0]])
     key = "chunks", sizes, aligned.tobytes()
-    return Batch(kind, part, sent(device, addresses), sent(device, lambda: _chunks(sizes, aligned), key))
+    return sent(device, addresses), sent(device, lambda: _chunks(sizes, aligned), key)
 
 
 def _chunks(sizes: Sequence[int], aligned: np.ndarray) -> np.ndarray:

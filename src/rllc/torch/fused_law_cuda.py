@@ -25,14 +25,20 @@ MOST_SHARES = 8  # the kernel's text is as long as there are shares
 
 
 def learn(
-    solver: Solver, there: Constants, groups: Sequence[dict[str, Any]], found: Tensor, rounding: float
+    solver: Solver,
+    there: Constants,
+    groups: Sequence[dict[str, Any]],
+    found: Tensor,
+    rounding: float,
+    most: float = torch.finfo(torch.float32).max,
+    lost: float = math.inf,
 ) -> tuple[Tensor, list[Step]]:
     """Law and books in place, from the sums of all shares; whether it is a step, and the step of each share.
 
     Args:
         groups: of each share; the first holds the books.
         found: (shares, r+1, r+1) float64.
-        rounding: relative error of the sums.
+        rounding: relative error of the sums; most: what no entry of memory may reach; lost: no law either.
     """
     keeper, device, (k, r) = groups[0], found.device, there.frame.basis.shape
     fed = [tuple(-a for a in solver.a) if group["maximize"] else solver.a for group in groups]
@@ -65,7 +71,8 @@ def learn(
         guard=solver.guard,
         first=guard_level(there),
         rounding=rounding,
-        most=torch.finfo(torch.float32).max,
+        most=most,
+        lost=lost,
         weighed=is_weighed(step),
         drawn=keeper["seed"] is not None,
         q=step.q,

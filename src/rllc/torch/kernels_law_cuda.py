@@ -146,6 +146,7 @@ def learn(
     first: tl.constexpr,
     rounding: tl.constexpr,
     most: tl.constexpr,
+    lost: tl.constexpr,
     weighed: tl.constexpr,
     drawn: tl.constexpr,
     q: tl.constexpr,
@@ -161,7 +162,8 @@ def learn(
     count; dice gets the seed and the draws so far. basis (K, R), metric (R, R), growth_of_sums (R+1) and
     B (K, K) as in `rllc.torch.learning.Constants`. numbers (SHARES, K² + 2K + 1) gets B, a, weights and keep;
     taken, a bool, whether it is a step at all. first: the guard's level for a gradient of size one; most:
-    what no entry may reach; weighed: whether M⁺g is that of the share of the largest rate.
+    what no entry of memory may reach, lost: no entry of the law; weighed: whether M⁺g is that of the share
+    of the largest rate.
     """
     row, column = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
     place = tl.arange(0, SIZE)
@@ -198,7 +200,7 @@ def learn(
         level = first * gg
         x = _times(old_faded, x) * tl.minimum(held / tl.where(level > 0, level, 1.0), 1.0)
     new_law, t, mean, size = _taken(old_law, rate, x, progress, q, decay, clip, growth, smoothing)
-    ok &= tl.sum(tl.where(_finite(new_law), 0, 1), 0) == 0
+    ok &= tl.sum(tl.where(tl.abs(new_law) < lost, 0, 1), 0) == 0
 
     transition = _matrix(B, K, K, SIZE)
     faded_on = tl.sum(old_faded[:, :, None] * transition[None, :, :], 1)

@@ -29,6 +29,7 @@ __all__ = [
     "books",
     "check_ready",
     "everywhere",
+    "home",
     "learn",
     "taken",
 ]
@@ -73,7 +74,7 @@ class OneUnit(Averaging):
     @property
     def law(self) -> Tensor:
         """L, (1,) float64 on the CPU: a copy."""
-        return self.param_groups[0]["law"].clone()
+        return self.param_groups[0]["law"].cpu().clone()
 
     @property
     def skipped(self) -> int:
@@ -105,6 +106,16 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
         "last_size": 0.0,
         "skipped": 0,
     }
+
+
+def home(keeper: dict[str, Any]) -> None:
+    """The books on the host, if a step was made on a GPU with nothing read back."""
+    if not isinstance(keeper["progress"], Tensor):
+        return
+    keeper |= {"law": keeper["law"].cpu(), "last_size": float(keeper["last_size"])}
+    keeper |= {"progress": tuple(keeper["progress"].tolist()), "skipped": int(keeper["skipped"])}
+    if "averaged" in keeper:
+        keeper["averaged"] = int(keeper["averaged"])
 
 
 def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:

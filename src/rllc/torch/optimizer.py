@@ -91,8 +91,8 @@ class RLLC(Averaging):
         maximize: follow the gradient uphill.
         foreach, fused: who makes the passes over the parameters (`rllc.torch.passes`): foreach=True one
             call for all tensors of a unit, foreach=False one tensor at a time, fused=True kernels that read
-            everything once; None: the fastest there is, fused if numba, on a GPU Triton, is installed. A memory
-            rule takes one tensor at a time.
+            everything once; None: the fastest there is, fused where numba, or for a GPU Triton, is
+            installed. A memory rule takes one tensor at a time.
         capturable: correct the law on the parameters' device without reading anything back, as CUDA
             graphs want it. None: on accelerators, unless `inverse` is a Cutoff. Under torch.compile always.
             Rates that change belong into tensors then, on that device. What a rule makes that is not finite
