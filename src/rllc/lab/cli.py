@@ -97,15 +97,34 @@ def _run(command: Command) -> int:
 
 
 def _experiment(command: Command, console: Console) -> None:
-    from rllc.lab import bench, compare, options, run, runs
-    from rllc.lab.evidence import adaptive_results, results
+    """Imports what this command needs and no more: what draws takes seconds."""
+    from rllc.lab import bench, options
     from rllc.lab.memoryless import command as memoryless
 
     match command:
         case options.Compare():
+            from rllc.lab import compare
+
             compare.main(command, console)
         case options.Run():
+            from rllc.lab import run
+
             run.main(command, console)
+        case options.Table() | options.Figure() | options.Report():
+            _evidence(command, console)
+        case options.RunsList() | options.RunsShow() | options.Merge() | options.Prune():
+            _runs(command, console)
+        case memoryless.Memoryless():
+            memoryless.main(command, console)
+        case bench.Bench():
+            bench.main(command, console)
+
+
+def _evidence(command: options.Table | options.Figure | options.Report, console: Console) -> None:
+    from rllc.lab import options
+    from rllc.lab.evidence import adaptive_results, results
+
+    match command:
         case options.Table(study="adaptive"):
             adaptive_results.print_tables(command, console)
         case options.Table():
@@ -116,6 +135,14 @@ def _experiment(command: Command, console: Console) -> None:
             results.draw_figure(command, console)
         case options.Report():
             results.write_report(command, console)
+
+
+def _runs(
+    command: options.RunsList | options.RunsShow | options.Merge | options.Prune, console: Console
+) -> None:
+    from rllc.lab import options, runs
+
+    match command:
         case options.RunsList():
             runs.list_runs(command, console)
         case options.RunsShow():
@@ -124,10 +151,6 @@ def _experiment(command: Command, console: Console) -> None:
             runs.merge(command, console)
         case options.Prune():
             runs.prune(command, console)
-        case memoryless.Memoryless():
-            memoryless.main(command, console)
-        case bench.Bench():
-            bench.main(command, console)
 
 
 def _parsed(argv: Sequence[str]) -> Command:

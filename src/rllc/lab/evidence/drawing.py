@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from sklearn.isotonic import isotonic_regression
 
 from rllc.lab.selection import Row
 from rllc.notation import parse
@@ -56,6 +55,8 @@ def _names_in(block: str) -> list[str]:
 
 def spread(places: Sequence[float], room: float) -> list[float]:
     """The ascending places moved apart to be at least `room` from each other, as little as that takes."""
+    from sklearn.isotonic import isotonic_regression  # takes seconds, and only pictures need it
+
     least = room * np.arange(len(places))
     return (isotonic_regression(np.asarray(places) - least) + least).tolist()
 
