@@ -22,6 +22,7 @@ from rllc.lab import sweep
 from rllc.lab.cells import Cell
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.files import Folder
+from rllc.lab.progress import Progress
 from rllc.lab.sweep import Outcome, Pool
 
 try:
@@ -108,7 +109,7 @@ class _Cluster:
     def __init__(self) -> None:
         # Beside this process, because what is on another machine can be lost.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._progress: Any = ray.remote(_Progress).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._progress: Any = ray.remote(Progress).options(num_cpus=0, scheduling_strategy=here).remote()
         self._finish = ray.remote(_finish)
         self._gpus = ray.cluster_resources().get("GPU", 0)
 
@@ -162,27 +163,7 @@ def _line(reason: BaseException) -> str:
     return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:120]
 
 
-# What runs in the cluster.
-
-
-class _Progress:
-    """What all workers share: the steps done, and whether to stop."""
-
-    def __init__(self) -> None:
-        self._steps = 0
-        self._stopping = False
-
-    def add(self, steps: int) -> None:
-        self._steps += steps
-
-    def steps(self) -> int:
-        return self._steps
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def stopping(self) -> bool:
-        return self._stopping
+# What runs in the cluster, beside `Progress`.
 
 
 def _finish(out: Folder, cell: Cell, progress: Any) -> Outcome:
