@@ -1,10 +1,15 @@
-"""`rllc` with a checkpoint at every evaluation: python hasty.py run ... Workers import this file too.
+"""`rllc` with a checkpoint at every evaluation: python hasty.py run ...
 
+On Linux its workers are forked from itself: another process to fork them from would take as long again to
+start. Elsewhere they import this file too.
 HASTY_BYTES in the environment is the size of the largest file that a worker can write.
 """
 
+import multiprocessing
 import os
 import sys
+
+import torch._dynamo  # before the fork: the first step of an optimizer would import it  # noqa: F401
 
 from rllc.lab import cli, sweep, training
 
@@ -22,4 +27,6 @@ def finish(out, cell):
 
 if __name__ == "__main__":
     sweep._finish = finish
+    if sys.platform == "linux":
+        sweep._context = lambda: multiprocessing.get_context("fork")
     sys.exit(cli.main())

@@ -159,14 +159,13 @@ def test_a_checkpoint_with_one_bit_altered_is_refused_by_name(tmp_path, place):
 # Forks a process for each time that a file is to be opened, flushed, renamed or deleted, and kills it then.
 KILLED = """
 import os, signal, sys
-import torch._dynamo  # which takes seconds, and the first step of an optimizer would import it
 sys.path.insert(0, sys.argv[1])
 from made import TWO_UNITS, cell, record
 from rllc.lab import files, records, sweep, training
-from rllc.lab.tasks import tensors
 training.SAVE_SECONDS = 0.0
 moments = 0
-tensors(cell().task, "cpu")  # all that takes time before it is done many times
+# All that takes time the first time, before it is done many times: a first step imports much.
+training.train(cell(TWO_UNITS))
 records.save(files.Folder(sys.argv[2] + "/warm"), cell(), record([0.1]).result)
 
 def deadly(function, last):
