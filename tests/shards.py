@@ -155,6 +155,15 @@ def fsdp_net(place, dtype=torch.float64):
     return net
 
 
+def data_parallel(place):
+    net = network()
+    if place.world > 1:
+        net = nn.parallel.DistributedDataParallel(net)
+    opt = RLLC(net.parameters(), MEMORY, 0.05, 0.02)
+    learn(place, net, opt)
+    return ended(opt, net.parameters())
+
+
 def fsdp(place):
     net = fsdp_net(place)
     opt = RLLC(net.parameters(), MEMORY, 0.05, 0.02)
@@ -234,6 +243,7 @@ PLACEMENTS = {
     "replicated and plain beside shards": placed(BESIDE),
     "a law for each tensor, gradients missing": functools.partial(missing, scope="tensor"),
     "a memory rule": placed(BESIDE, **RULE),
+    "DistributedDataParallel": data_parallel,
     "fully_shard": fsdp,
     "tensor parallel": tensor_parallel,
 }

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-import processes
 from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
@@ -609,29 +608,3 @@ def test_sparse_gradients_are_refused_before_anything_changes():
     with pytest.raises(RuntimeError, match="sparse"):
         opt.step()
     assert_same(dense.detach(), torch.ones(2))
-
-
-def _train_replica(rank, folder):
-    """One of two processes: half of each batch; writes its law and parameters."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    net = nn.parallel.DistributedDataParallel(network(torch.float64))
-    opt = rllc(net)
-    for _ in range(10):
-        opt.zero_grad()
-        ((net(X[rank::2].double()) - Y[rank::2].double()) ** 2).mean().backward()
-        opt.step()
-    torch.save({"law": opt.law, "params": [p.detach() for p in net.parameters()]}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_distributed_data_parallel_equals_one_process(tmp_path):
-    processes.run(_train_replica, 2, str(tmp_path))
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert_same(first, second)  # every rank the same law, to the bit
-    net = network(torch.float64)
-    opt = rllc(net)
-    train(net, opt, 10)
-    torch.testing.assert_close(first["law"], opt.law, rtol=1e-9, atol=0)
-    torch.testing.assert_close(first["params"], [p.detach() for p in net.parameters()], rtol=1e-9, atol=1e-12)
