@@ -36,7 +36,7 @@ def loss(params, shift=0.0):
     return sum(jnp.sum(jnp.cos(x + shift) * x**2 + 0.1 * x**2) for x in jax.tree.leaves(params))
 
 
-gradient_of_loss = jax.jit(jax.grad(loss))
+gradient_of_loss = jax.jit(jax.grad(loss))  # one program, not one for each operation
 
 
 def train(tx, params=PARAMS, steps=20, jit=jax.jit):
@@ -81,7 +81,7 @@ def test_state_dtypes_and_shapes_are_stable(tx):
     state = tx.init(PARAMS)
     for _ in range(3):
         shapes = jax.eval_shape(tx.update, PARAMS, state, PARAMS)
-        updates, new = tx.update(jax.grad(loss)(PARAMS), state, PARAMS)
+        updates, new = tx.update(gradient_of_loss(PARAMS), state, PARAMS)
         assert jax.tree.map(as_shape, shapes) == jax.tree.map(as_shape, (updates, new))
         assert jax.tree.map(as_shape, new) == jax.tree.map(as_shape, state)
         assert jax.tree.map(as_shape, updates) == jax.tree.map(as_shape, PARAMS)
@@ -98,7 +98,7 @@ def scanned(tx, params, steps):
 
     def body(carry, t):
         params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, 0.1 * t), state, params)
+        updates, state = tx.update(gradient_of_loss(params, 0.1 * t), state, params)
         return (optax.apply_updates(params, updates), state), learned(state)
 
     params = jax.tree.map(jnp.asarray, params)
@@ -113,7 +113,7 @@ def test_scan_equals_a_loop(tx):
 
 def test_cond_on_the_step(tx):
     state = tx.init(PARAMS)
-    g = jax.grad(loss)(PARAMS)
+    g = gradient_of_loss(PARAMS)
 
     def maybe(take):
         return jax.lax.cond(
@@ -183,7 +183,7 @@ def test_one_compilation_while_rates_change():
         state.hyperparams.update(
             learning_rate=jnp.asarray(lr), law_learning_rate=jnp.asarray(c2), eps=jnp.asarray(eps)
         )
-        updates, state = update(jax.grad(loss)(params), state, params)
+        updates, state = update(gradient_of_loss(params), state, params)
         params = optax.apply_updates(params, updates)
     assert traces == 1
     assert not any(np.any(u) for u in jax.tree.leaves(updates))  # the last learning rate was zero
@@ -203,7 +203,9 @@ def test_schedules_for_both_rates():
     tx = rllc("M(0.9)", lambda t: by_hand(t)[0], lambda t: by_hand(t)[1])
     want, state = PARAMS, rllc("M(0.9)", 0.0, 0.0).init(PARAMS)
     for t in range(8):
-        updates, state = rllc("M(0.9)", *map(float, by_hand(t))).update(jax.grad(loss)(want, 0.1 * t), state)
+        updates, state = rllc("M(0.9)", *map(float, by_hand(t))).update(
+            gradient_of_loss(want, 0.1 * t), state
+        )
         want = optax.apply_updates(want, updates)
     params, got = train(tx, steps=8)
     assert_same((params, learned(got)), (want, learned(state)))
@@ -213,7 +215,7 @@ def test_chain_clips_before_and_scales_after():
     clipped = optax.chain(
         optax.clip_by_global_norm(0.1), scale_by_rllc("M(0.9)", 0.02), optax.scale_by_learning_rate(0.05)
     )
-    g = jax.grad(loss)(PARAMS)
+    g = gradient_of_loss(PARAMS)
     small = jax.tree.map(lambda x: x * (0.1 / optax.tree.norm(g)), g)
     updates, state = clipped.update(g, clipped.init(PARAMS), PARAMS)
     plain = made("M(0.9)", 0.05, 0.02)
@@ -225,7 +227,7 @@ def test_masked_and_partition_have_a_law_of_their_own():
     mask = {"w": True, "b": (False, True)}
     tx = optax.masked(rllc("M(0.9) + M(0)", 0.05, 0.02), mask)
     alone = {"w": PARAMS["w"], "b": (None, PARAMS["b"][1])}
-    g = jax.grad(loss)(PARAMS)
+    g = gradient_of_loss(PARAMS)
     updates, state = tx.update(g, tx.init(PARAMS), PARAMS)
     inner = rllc("M(0.9) + M(0)", 0.05, 0.02)
     want, inner_state = inner.update({"w": g["w"], "b": (None, g["b"][1])}, inner.init(alone), alone)
@@ -245,7 +247,7 @@ def test_masked_and_partition_have_a_law_of_their_own():
 def test_multisteps_equals_the_mean_gradient():
     inner = made("M(0.9)", 0.05, 0.02)
     tx = optax.MultiSteps(inner, every_k_schedule=2)
-    g1, g2 = jax.grad(loss)(PARAMS, 0.0), jax.grad(loss)(PARAMS, 0.7)
+    g1, g2 = gradient_of_loss(PARAMS, 0.0), gradient_of_loss(PARAMS, 0.7)
     state = tx.init(PARAMS)
     updates, state = tx.update(g1, state, PARAMS)
     assert not any(np.any(u) for u in jax.tree.leaves(updates))
@@ -255,7 +257,7 @@ def test_multisteps_equals_the_mean_gradient():
 
 
 def test_apply_if_finite_and_the_own_skip_agree():
-    g = jax.grad(loss)(PARAMS)
+    g = gradient_of_loss(PARAMS)
     bad = {**g, "w": g["w"].at[0, 1].set(jnp.nan)}
     tx = rllc("M(0.9) + M(0)", 0.05, 0.02, weight_decay=0.1)
     wrapped = optax.apply_if_finite(tx, 5)
@@ -278,7 +280,7 @@ def test_a_gradient_that_is_not_finite_or_overflows_memory_is_skipped_whole(valu
     params, state = train(tx, steps=3)
     if value == 1.7e308:
         state = (state[0]._replace(memory=jax.tree.map(lambda m: m + 1.7e308, state[0].memory)), *state[1:])
-    g = jax.grad(loss)(params)
+    g = gradient_of_loss(params)
     updates, new = jax.jit(tx.update)({**g, "b": (g["b"][0], jnp.asarray(value))}, state, params)
     assert not any(np.any(u) for u in jax.tree.leaves(updates))
     assert_same((new[0].law, new[0].memory), (state[0].law, state[0].memory), rtol=0)
@@ -352,7 +354,7 @@ def test_buffers_can_be_donated(tx):
     want = train(tx, steps=5)
 
     def step(params, state, t):
-        updates, state = tx.update(jax.grad(loss)(params, 0.1 * t), state, params)
+        updates, state = tx.update(gradient_of_loss(params, 0.1 * t), state, params)
         return optax.apply_updates(params, updates), state
 
     step = jax.jit(step, donate_argnums=(0, 1))
