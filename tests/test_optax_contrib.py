@@ -13,7 +13,7 @@ from optax.contrib import _common_test as common
 
 from rllc.optax import rllc
 
-MEMORIES = ("M(0.9)", "M(0.9) + M(0)", "M_2(0.6)", "M(0.9) + M_2(0.6)")
+MEMORIES = ("M(0.9)", "M(0.9) + M_2(0.6)")
 TARGETS = (
     common._setup_parabola,
     common._setup_rosenbrock,
