@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from rllc.lab import data
-from rllc.lab.data import Arrays, Characters, Source, Text, digest, load
+from rllc.lab import checks, data
+from rllc.lab.data import Arrays, Characters, OtherImages, Source, Text, as_found, digest, load
 from rllc.lab.errors import Refused
 from rllc.lab.networks import CHARACTERS
+from rllc.lab.tasks import TASKS
 
 
 def images_and_labels(seed, n, shape):
@@ -90,6 +92,36 @@ def test_altered_source_is_refused_by_name(tiny, tmp_path):
     with pytest.raises(Refused, match="someone/tiny is truncated or altered"):
         load(source)
     assert not cached(tmp_path).exists()
+
+
+def test_other_images_under_the_known_labels_are_found_apart(tiny, tmp_path, monkeypatch):
+    """As the hub's own photographs beside a JPEG copy: with a digest, and so records, of their own."""
+    source, arrays = tiny
+    monkeypatch.setitem(data.LABELS, source.repository, data._digest_of_labels(arrays))
+    assert as_found(source) == source
+    cached(tmp_path).unlink()
+    other = arrays._replace(test_images=arrays.test_images ^ 1)
+    write_parquet(next((tmp_path / "hub").rglob("test-*.parquet")), other.test_images, other.test_labels)
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.raises(OtherImages, match=r"someone.*tiny.*other images"):
+            load(source)
+        assert as_found(source) == replace(source, digest=digest(other))
+    assert same(load(as_found(source)), other)
+    labels = other.test_labels.copy()
+    labels[0] += 1
+    np.savez(cached(tmp_path), **other._replace(test_labels=labels)._asdict())
+    with pytest.raises(Refused, match="truncated or altered"):
+        as_found(source)
+
+
+def test_a_command_says_that_images_are_others(tiny, monkeypatch):
+    source, arrays = tiny
+    monkeypatch.setitem(data.LABELS, source.repository, data._digest_of_labels(arrays))
+    task, console = replace(TASKS["cifar10-mlp"], data=source), Console(record=True, width=300)
+    assert checks.with_data(task, console) == task and not console.export_text()
+    strange = replace(task, data=replace(source, digest="0" * 64))
+    assert checks.with_data(strange, console) == task
+    assert "someone/tiny has other images here" in console.export_text()
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b[:200] + b"x" + b[201:]])

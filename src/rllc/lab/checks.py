@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
+from rllc.lab import data
 from rllc.lab.errors import Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.tasks import TASKS, Task, TextTask
 
-__all__ = ["counts", "device", "folder", "make_writable", "task"]
+__all__ = ["counts", "device", "folder", "make_writable", "task", "with_data"]
 
 
 def task(name: str) -> Task | TextTask:
@@ -19,6 +22,23 @@ def task(name: str) -> Task | TextTask:
     if name in TASKS:
         return TASKS[name]
     raise Refused(unknown("task", name, TASKS) + ", ".join(TASKS))
+
+
+def with_data(task: Task | TextTask, console: Console) -> Task | TextTask:
+    """The task with the data that are here, decoded if they were not; says so if its images are others.
+
+    Raises:
+        Refused: they are missing or altered.
+    """
+    found = dataclasses.replace(task, data=data.as_found(task.data))  # type: ignore[arg-type]
+    if found != task:
+        console.print(
+            f"{task.data.repository} has other images here than the committed records were made with (JPEG),"
+            " under the same labels: runs on them have records of their own",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return found
 
 
 def counts(options: dict[str, int | None]) -> None:

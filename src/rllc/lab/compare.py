@@ -6,6 +6,7 @@ table(rows)       the numbers as text
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
 import statistics
@@ -16,7 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rllc.lab import checks, data, texts
+from rllc.lab import checks, texts
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence import figures
 from rllc.lab.files import Folder, replacing
@@ -40,7 +41,8 @@ def main(options: Compare, console: Console) -> None:
         Broken: a worker was killed, memory ran out, or the disk is full.
     """
     asked, workers = plan(options), options.workers or cores()
-    data.load(asked.task.data)  # before anything starts: it may be missing, or have to be decoded
+    # Before anything starts: data may be missing, or have to be decoded.
+    asked = dataclasses.replace(asked, task=checks.with_data(asked.task, console))
     out = Folder(str(options.out))
     checks.make_writable(out / "records")
     with pool(workers) as processes, making(processes, out, [asked], console, None, options.fresh) as maker:

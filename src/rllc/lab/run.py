@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from rich.console import Console
 
-from rllc.lab import adaptive, checks, data, sweep
+from rllc.lab import adaptive, checks, sweep
 from rllc.lab.adaptive import Adaptive
 from rllc.lab.errors import Broken, OutOfTime, Refused, unknown
 from rllc.lab.files import Folder
@@ -29,9 +30,9 @@ def main(options: Run, console: Console) -> None:
         Refused: an option makes no sense, data are missing or altered, the output cannot be written.
         Broken: a worker was killed, memory ran out, or the disk is full.
     """
-    asked, out = plans(options), Folder(options.out)
-    for plan in asked:
-        data.load(plan.task.data)  # before anything starts: it may be missing, or have to be decoded
+    # Before anything starts: data may be missing, or have to be decoded.
+    asked = [dataclasses.replace(plan, task=checks.with_data(plan.task, console)) for plan in plans(options)]
+    out = Folder(options.out)
     checks.make_writable(out / "records")
     workers, started = options.workers or sweep.cores(), time.monotonic()
     with _pool(options, workers) as pool, making(pool, out, asked, console, options.time_limit) as maker:
