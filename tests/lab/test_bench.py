@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +99,34 @@ def test_the_table_says_what_was_measured(done):
     assert line[4] == f"{row['ms']['median']:.3g}"
     assert line[5] == f"{row['ratio']['median']:.2f}"
     assert line[7:9] == ["9", f"{100 * row['floor']['median']:.0f}"]
+
+
+def test_docs_quote_the_records_of_a_gpu():
+    """docs/speed.md's table, number by number."""
+    root = Path(__file__).parents[2]
+    timings = json.loads((root / "results/h200/gpt2.json").read_text())["timings"]
+    known = {(t["optimizer"], t["implementation"]): t for t in timings}
+    rows = [line.split(" | ") for line in (root / "docs/speed.md").read_text().splitlines() if " % |" in line]
+    names = {"AdamW, fused": "AdamW", "SGD with momentum, fused": "SGD, momentum"}
+    for name, count, *numbers in ([cell.strip("| ") for cell in row] for row in rows):
+        both = (known[names.get(name, name), how] for how in ("fused", "fused, graph"))
+        wanted = [
+            (
+                f"{t['ms']['median']:#.3g}",
+                f"{t['ratio']['median']:.2f}",
+                f"{100 * t['floor']['median']:.0f} %",
+            )
+            for t in both
+            if t["words"] == int(count)
+        ]
+        assert numbers == [*wanted[0], *wanted[1]]
+    assert len(rows) == 5
+    [t] = [
+        t
+        for t in json.loads((root / "results/h200/gpt2-training.json").read_text())["timings"]
+        if (t["optimizer"], t["implementation"]) == ("M(0.9) + M(0.0)", "fused")
+    ]
+    assert [round(t["ratio"][name], 2) for name in ("median", "low", "high")] == [0.99, 0.97, 1.0]
 
 
 def test_the_record_says_with_what(done):
