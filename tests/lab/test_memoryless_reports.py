@@ -136,7 +136,7 @@ def test_the_way_of_a_law():
 
 def test_recorded_laws_have_the_gain_and_delay_of_their_optimizer(script):
     found = script._law_paths()
-    assert len(found) == 24
+    assert len(found) == 48
     for one in found:
         p = parse(one.memory)
         start = gain_and_delay(p, np.ones(p.k))

@@ -133,7 +133,7 @@ class Run:
     workers: Annotated[
         int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each core)")
     ] = None
-    """Runs at a time."""
+    """Runs at a time. On a GPU they share it, best under NVIDIA's Multi-Process Service."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if PyTorch sees one."""

@@ -10,6 +10,7 @@ Both are statements on the drift, and both have a gain that grows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ SHOWN = 0.05  # of the first gain: below it a delay is a quotient of two numbers
 HALF = 0.5
 CLOSE = 0.25  # relative distance at which two delays are said to be alike
 LIMITS = (-12.0, 26.0)
+SIDE_BY_SIDE = 3  # tasks in the figure
 
 
 class Path(NamedTuple):
@@ -186,13 +188,18 @@ def _notes(found: Sequence[Path]) -> list[str]:
 
 
 def figure(found: Sequence[Path]) -> Figure:
-    """Gain above, delay below, a column for each task."""
+    """Of each task the gain above and the delay below, three tasks side by side."""
     tasks = list(dict.fromkeys(path.task for path in found))
     memories = list(dict.fromkeys(path.memory for path in found))
     colour = colours(memories)
-    drawn = Figure(figsize=(4.6 * len(tasks), 7.2), layout="constrained")
-    grid = drawn.subplots(2, len(tasks), sharex=True, sharey="row", squeeze=False)
-    for task, (above, below) in zip(tasks, grid.T, strict=True):
+    columns = min(SIDE_BY_SIDE, len(tasks))
+    bands = math.ceil(len(tasks) / columns)
+    drawn = Figure(figsize=(4.6 * columns, 6.4 * bands + 0.8), layout="constrained")
+    grid = drawn.subplots(2 * bands, columns, sharex=True, sharey="row", squeeze=False)
+    pairs = [pair for band in range(bands) for pair in grid[2 * band : 2 * band + 2].T]
+    for axes in (axes for pair in pairs[len(tasks) :] for axes in pair):
+        axes.remove()
+    for task, (above, below) in zip(tasks, pairs, strict=False):
         for path in (path for path in found if path.task == task):
             line(above, path.steps, path.gain, colour[path.memory], label=path.memory)
             below.plot(path.steps, _shown(path), color=colour[path.memory], linewidth=1.7)
@@ -209,10 +216,11 @@ def figure(found: Sequence[Path]) -> Figure:
             axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
         below.axhline(-1, color=INK, linewidth=1, linestyle=":", zorder=1)
         below.set_xlabel("steps", fontsize=9, color=INK)
+        if above in grid[:, 0]:
+            above.set_ylabel("gain c0(L)", fontsize=10, color=INK)
+            below.set_ylabel("mean delay τ(L) in steps", fontsize=10, color=INK)
         below.set_ylim(*LIMITS)
         title(above, task)
-    grid[0, 0].set_ylabel("gain c0(L)", fontsize=10, color=INK)
-    grid[1, 0].set_ylabel("mean delay τ(L) in steps", fontsize=10, color=INK)
     grid[1, 0].annotate(
         " regularises ↑", (0.01, 0.6), xycoords=("axes fraction", "data"), fontsize=8, color=INK, va="bottom"
     )
