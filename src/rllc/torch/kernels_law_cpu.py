@@ -1,6 +1,7 @@
 """A numba kernel for the k x k part of a step: `rllc.law` in one call, where NumPy needs some forty.
 
-The text follows `rllc.law` line by line; `rllc.torch.kernels_law_cuda` is the same for a GPU.
+The text follows `rllc.law` line by line; `rllc.torch.kernels_law_cuda` is the same for a GPU. It is in plain
+loops, because expressions of arrays take numba five times as long to compile.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _kernel = numba.njit(error_model="numpy", cache=True)
 
 
 @_kernel
-def _solved(A: Array, b: Array) -> Array:
-    """A⁻¹ b, A positive definite: elimination, which needs no pivots for it. Both are overwritten."""
+def _solve(A: Array, b: Array) -> None:
+    """b <- A⁻¹ b, A positive definite: elimination, which needs no pivots for it. A is overwritten."""
     n = b.size
     for p in range(n):
         for i in range(p + 1, n):
@@ -36,35 +37,44 @@ def _solved(A: Array, b: Array) -> Array:
         for j in range(p + 1, n):
             b[p] -= A[p, j] * b[j]
         b[p] /= A[p, p]
-    return b
 
 
 @_kernel
-def _ridge_solved(W: Array, v: Array, relative: bool, eps: float, rounding: float) -> Array:
-    """`rllc.law.GramianRidge.solve` or, where eps is not relative, `rllc.law.Ridge.solve`."""
-    trace = np.trace(W)
-    amount = max(trace * eps / W.shape[0] if relative else eps, rounding * trace)
-    for i in range(W.shape[0]):
+def _solve_with_ridge(W: Array, v: Array, relative: bool, eps: float, rounding: float) -> None:
+    """`rllc.law.GramianRidge.solve` or, where eps is not relative, `rllc.law.Ridge.solve`, in place of v."""
+    trace = 0.0
+    for i in range(v.size):
+        trace += W[i, i]
+    amount = max(trace * eps / v.size if relative else eps, rounding * trace)
+    for i in range(v.size):
         W[i, i] += amount if amount > 0 else 1.0
-    return _solved(W, v)
+    _solve(W, v)
 
 
 @_kernel
-def _times(A: Array, x: Array) -> Array:
-    found = np.zeros(A.shape[0])
-    for i in range(A.shape[0]):
-        for j in range(A.shape[1]):
-            found[i] += A[i, j] * x[j]
-    return found
+def _multiply(A: Array, x: Array, out: Array) -> None:
+    for i in range(out.size):
+        out[i] = 0.0
+        for j in range(x.size):
+            out[i] += A[i, j] * x[j]
 
 
 @_kernel
-def _length(x: Array) -> float:
-    return math.sqrt(np.sum(x * x))
+def _dot(x: Array, y: Array) -> float:
+    total = 0.0
+    for i in range(x.size):
+        total += x[i] * y[i]
+    return total
 
 
 @_kernel
-def _taken(
+def _scale(x: Array, factor: float) -> None:
+    for i in range(x.size):
+        x[i] *= factor
+
+
+@_kernel
+def _take(
     law: Array,
     rate: float,
     x: Array,
@@ -74,25 +84,38 @@ def _taken(
     clip: float,
     growth: float,
     smoothing: float,
-) -> Array:
-    """`rllc.law.LawStep.taken`, the progress in place; growth is e^growth - 1."""
-    length, reach = _length(law), _length(x)
+) -> None:
+    """`rllc.law.LawStep.taken`, law and progress in place; growth is e^growth - 1."""
+    length, reach = math.sqrt(_dot(law, law)), math.sqrt(_dot(x, x))
     progress[0] += 1
     if reach > clip:
-        x = x * (clip / reach)
-    now = rate * progress[0] ** -decay if decay else rate
-    if not growth:
-        return law + now * (length**q if q else 1.0) * x
-    along = np.sum(law * x) / (length if length > 0 else 1.0)
-    progress[1] = smoothing * progress[1] + (1 - smoothing) * along
-    if progress[2] == 0 and progress[1] <= 0 and progress[0] * (1 - smoothing) > 1:
-        progress[2] = length
-    if not progress[2] > 0:
-        return law * (1 + growth * (rate > 0))
-    s = progress[2]
-    learned = law + now * s * ((length / s) ** q if q else 1.0) * x
-    reach = _length(learned)
-    return learned * (s / reach) if reach > s else learned
+        _scale(x, clip / reach)
+    factor, s = rate * progress[0] ** -decay if decay else rate, 1.0
+    if growth:
+        along = _dot(law, x) / (length if length > 0 else 1.0)
+        progress[1] = smoothing * progress[1] + (1 - smoothing) * along
+        if progress[2] == 0 and progress[1] <= 0 and progress[0] * (1 - smoothing) > 1:
+            progress[2] = length
+        s = progress[2]
+        if not s > 0:
+            _scale(law, 1 + growth if rate > 0 else 1.0)
+            return
+    factor *= s * (length / s) ** q if q else s
+    for i in range(law.size):
+        law[i] += factor * x[i]
+    reach = math.sqrt(_dot(law, law))
+    if growth and reach > s:
+        _scale(law, s / reach)
+
+
+@_kernel
+def _fade(faded: Array, B: Array, out: Array) -> None:
+    """out = faded B."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[0]):
+            out[i, j] = 0.0
+            for p in range(out.shape[0]):
+                out[i, j] += faded[i, p] * B[p, j]
 
 
 @_kernel
@@ -127,37 +150,50 @@ def learn(
     `rllc.torch.learning.Constants`. first: the guard's level for a gradient of size one; most: what no entry
     may reach; weighed: whether M⁺g is that of the share of the largest rate.
     """
-    shares, r = found.shape[0], found.shape[1] - 1
-    largest = np.max(rates)
-    W, v, gg = np.zeros((r, r)), np.zeros(r), 0.0
+    shares, r, k = found.shape[0], found.shape[1] - 1, law.size
+    largest, finite, fits = 0.0, True, True
     for s in range(shares):
-        bound, weight = 0.0, rates[s]
-        if weighed and largest > 0:
-            weight /= largest
+        largest, bound = max(largest, rates[s]), 0.0
         for i in range(r + 1):
             bound += math.sqrt(found[s, i, i]) * growth_of_sums[i]
-        if not bound < most:
-            return TOO_LARGE if np.isfinite(found).all() else NOT_FINITE
-        W += found[s, :r, :r]
-        v += weight * found[s, :r, r]
-        gg += found[s, r, r]
-    if not (np.isfinite(np.sum(W)) and np.isfinite(np.sum(v)) and np.isfinite(gg)):
-        return NOT_FINITE
+            for j in range(r + 1):
+                finite = finite and math.isfinite(found[s, i, j])
+        fits = fits and bound < most
+    if not finite or not fits:
+        return TOO_LARGE if finite else NOT_FINITE
 
-    held = np.sum(metric * W)
-    x = _times(basis, _ridge_solved(W, v, relative, eps, rounding))
+    W, v, gg, held = np.zeros((r, r)), np.zeros(r), 0.0, 0.0
+    for s in range(shares):
+        weight = rates[s] / largest if weighed and largest > 0 else rates[s]
+        for i in range(r):
+            v[i] += weight * found[s, i, r]
+            for j in range(r):
+                W[i, j] += found[s, i, j]
+                held += metric[i, j] * found[s, i, j]
+        gg += found[s, r, r]
+
+    x, before_silence = np.empty(k), np.empty(k)
+    _solve_with_ridge(W, v, relative, eps, rounding)
+    _multiply(basis, v, x)
     if guard:
         level = first * gg
-        x = _times(faded, x) * min(held / (level if level > 0 else 1.0), 1.0)
-    next_progress = progress.copy()
-    next_law = _taken(law, largest if weighed else 1.0, x, next_progress, q, decay, clip, growth, smoothing)
-    if not np.isfinite(np.sum(next_law)):
+        _multiply(faded, x, before_silence)
+        x, shrunk = before_silence, held / (level if level > 0 else 1.0)
+        _scale(x, min(shrunk, 1.0))
+    new_law, new_progress, new_faded = law.copy(), progress.copy(), faded.copy()
+    _take(new_law, largest if weighed else 1.0, x, new_progress, q, decay, clip, growth, smoothing)
+    for i in range(k):
+        finite = finite and math.isfinite(new_law[i])
+    if not finite:
         return NOT_FINITE
-    law[:], progress[:], last[()] = next_law, next_progress, math.sqrt(gg)
-    if gg > 0:
-        faded[:] = np.eye(law.size)
-    else:
-        before = faded.copy()
-        for j in range(law.size):
-            faded[:, j] = _times(before, B[:, j].copy())
+
+    if not gg > 0:
+        _fade(faded, B, new_faded)
+    for i in range(k):
+        law[i] = new_law[i]
+        for j in range(k):
+            faded[i, j] = (1.0 if i == j else 0.0) if gg > 0 else new_faded[i, j]
+    for i in range(progress.size):
+        progress[i] = new_progress[i]
+    last[()] = math.sqrt(gg)
     return TAKEN
