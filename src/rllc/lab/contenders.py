@@ -279,7 +279,7 @@ def _raced(
         for kind, step in steps.items()
     }
     effort = _effort(contenders[str(REFERENCE)], setting)
-    copied = COPIED[setting.device] >> 6 if setting.quick else COPIED[setting.device]
+    copied = COPIED[setting.device] >> (6 if setting.quick else 0)
     contenders |= _floors(copied, setting.device)
     copied *= COPIES[setting.device]
     title = f"{name}, {what}: {list(steps)[-1].optimizer}"

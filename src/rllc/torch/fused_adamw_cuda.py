@@ -22,7 +22,7 @@ from rllc.torch.learning import Constants, Solver
 from rllc.torch.one_unit import COARSEST, LOST, Rule
 from rllc.torch.parts import Part, one_layout
 from rllc.torch.passes import Step
-from rllc.torch.plans import Kind, Plan, holds, planned
+from rllc.torch.plans import Kind, Plan, holds, places, places_of, planned
 
 __all__ = ["MOST_SHARES", "Work", "advance", "learn", "prepare", "sums"]
 
@@ -32,9 +32,9 @@ MOST = math.sqrt(torch.finfo(torch.float32).max)  # of |g|, whose square is to b
 
 
 class Work(NamedTuple):
-    """A part as the kernels take it; kind None is what they do not take."""
+    """A part as the kernels take it."""
 
-    kind: Kind | None
+    kind: Kind
     part: Part  # its memory is m, v and, if there is one, the average
     steps: list[Tensor]  # each parameter's count of steps
     table: Tensor
@@ -47,27 +47,26 @@ def prepare(part: Part, steps: list[Tensor], plan: Plan | None) -> tuple[Work | 
     kind = _kind(part) if held is None else held.kind
     if kind is None or any(t.dtype != torch.float32 or t.device != part.params[0].device for t in steps):
         return None, None
-    m, v, *average = part.memory
-    work = Work(kind, part, steps, *fused_cuda.tables([m, v, part.gradient, part.params, *average], [steps]))
+    m, v, *average, params = places_of(part) if held is None else held.places
+    rows = [m, v, places(part.gradient), params, *average]
+    work = Work(kind, part, steps, *fused_cuda.tables(part.params, rows, [places(steps)]))
     return work, held or planned(part, [work])
 
 
 def sums(work: Work, group: dict[str, Any]) -> Tensor:
     """(2, 2) float64: uᵀm̂, uᵀg twice, and gᵀg."""
-    count = len(work.chunks)
-    programs = min(count, kernels_cuda.PROGRAMS)
-    partials = torch.empty(programs, 2, 2, dtype=torch.float64, device=work.table.device)
-    kernels_adamw_cuda.sum_chunks[(programs,)](
+    out = fused_cuda.partials(work.chunks, 2)
+    kernels_adamw_cuda.sum_chunks[(len(out),)](
         work.table,
         work.chunks,
-        partials,
+        out,
         len(work.part.params),
-        count,
-        **_constants(work, group, "sign", "log1", "log2", "eps", "dtype", "gradient_dtype", "BLOCK"),
+        len(work.chunks),
+        **_constants(work, group),
         WIDTH=kernels_cuda.WIDTH,
         num_warps=fused_cuda.GRAM_WARPS,
     )
-    return fused_cuda.summed(partials, np.eye(2))
+    return fused_cuda.summed(out, np.eye(2))
 
 
 def learn(
@@ -100,9 +99,9 @@ def advance(work: Work, group: dict[str, Any], step: Step, weight: Tensor | None
         step.ok,
         step.row if weight is None else weight,
         len(work.part.params),
-        **_constants(
-            work, group, "sign", "b1", "b2", "log1", "log2", "eps", "dtype", "gradient_dtype", "BLOCK"
-        ),
+        b1=group["betas"][0],
+        b2=group["betas"][1],
+        **_constants(work, group),
         averaged=weight is not None,
         num_warps=fused_cuda.ADVANCE_WARPS,
     )
@@ -127,13 +126,11 @@ def _kind(part: Part) -> Kind | None:
     return kind if is_taken else None
 
 
-def _constants(work: Work, group: dict[str, Any], *names: str) -> dict[str, Any]:
-    assert work.kind is not None
+def _constants(work: Work, group: dict[str, Any]) -> dict[str, Any]:
+    """Of both passes."""
     b1, b2 = group["betas"]
-    all_of_them = {
+    return {
         "sign": -1.0 if group["maximize"] else 1.0,
-        "b1": b1,
-        "b2": b2,
         "log1": _log(b1),
         "log2": _log(b2),
         "eps": group["eps"],
@@ -141,7 +138,6 @@ def _constants(work: Work, group: dict[str, Any], *names: str) -> dict[str, Any]
         "gradient_dtype": DTYPES[work.kind[1]],
         "BLOCK": kernels_cuda.BLOCK,
     }
-    return {name: all_of_them[name] for name in names}
 
 
 def _log(beta: float) -> float:

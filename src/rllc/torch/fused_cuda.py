@@ -20,10 +20,20 @@ from torch import Tensor
 from rllc.torch import foreach, kernels_cuda
 from rllc.torch.parts import Part, Unit, one_layout, wide_dtype
 from rllc.torch.passes import Array, Step
-from rllc.torch.plans import Kind, Plan, holds, places, planned
+from rllc.torch.plans import Kind, Plan, holds, places, places_of, planned
 from rllc.torch.sent import sent
 
-__all__ = ["ADVANCE_WARPS", "DTYPES", "GRAM_WARPS", "advance", "gram", "prepare", "summed", "tables"]
+__all__ = [
+    "ADVANCE_WARPS",
+    "DTYPES",
+    "GRAM_WARPS",
+    "advance",
+    "gram",
+    "partials",
+    "prepare",
+    "summed",
+    "tables",
+]
 
 # Measured on an H200 (docs/speed.md).
 GRAM_WARPS, ADVANCE_WARPS = 8, 4
@@ -49,12 +59,13 @@ class Batch(NamedTuple):
 def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     """A part cut into batches, and the plan for the next step."""
     if plan is not None and holds(plan, part):
-        return [_batch(plan.kind, part)], plan
+        return [_batch(plan.kind, part, plan.places)], plan
     found: dict[tuple[torch.device, Kind | None], list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():
             found.setdefault((theta.device, _kind(theta, part.vectors(i))), []).append(i)
-    batches = [_batch(kind, part.pick(chosen)) for (_, kind), chosen in found.items()]
+    parts = [(kind, part.pick(chosen)) for (_, kind), chosen in found.items()]
+    batches = [_batch(kind, own, places_of(own)) for kind, own in parts]
     return batches, planned(part, batches)
 
 
@@ -82,24 +93,27 @@ def _gram(batch: Batch, basis: Array) -> Tensor:
     # Squares of float64 may overflow, and whether they did is not to be read back.
     if batch.kind is None or batch.kind[-1] == torch.float64:
         return foreach.gram(batch.part, basis)
-    size, device = len(basis), batch.table.device
-    count = len(batch.chunks)
-    programs = min(count, kernels_cuda.PROGRAMS)
-    partials = torch.empty(programs, size, size, dtype=torch.float64, device=device)
-    kernels_cuda.gram_chunks[(programs,)](
+    out = partials(batch.chunks, len(basis))
+    kernels_cuda.gram_chunks[(len(out),)](
         batch.table,
         batch.chunks,
-        partials,
+        out,
         len(batch.part.params),
-        count,
-        K=size - 1,
+        len(batch.chunks),
+        K=len(basis) - 1,
         unit_dtype=DTYPES[batch.kind[0]],
         gradient_dtype=DTYPES[batch.kind[1]],
         BLOCK=kernels_cuda.BLOCK,
         WIDTH=kernels_cuda.WIDTH,
         num_warps=GRAM_WARPS,
     )
-    return summed(partials, basis)
+    return summed(out, basis)
+
+
+def partials(chunks: Tensor, size: int) -> Tensor:
+    """A place (programs, size, size) for the sums of each program of the first stage."""
+    programs = min(len(chunks), kernels_cuda.PROGRAMS)
+    return torch.empty(programs, size, size, dtype=torch.float64, device=chunks.device)
 
 
 def summed(partials: Tensor, basis: Array) -> Tensor:
@@ -151,21 +165,24 @@ def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     return kind if DTYPES.keys() >= {*kind} and one_layout([theta, *vectors]) else None
 
 
-def _batch(kind: Kind | None, part: Part) -> Batch:
-    return Batch(kind, part, *tables([*part.memory, part.gradient, part.params]))
+def _batch(kind: Kind | None, part: Part, there: list[list[int]]) -> Batch:
+    """`there` is `places_of` the part."""
+    *memory, params = there
+    return Batch(kind, part, *tables(part.params, [*memory, places(part.gradient), params]))
 
 
-def tables(rows: Sequence[Unit], beside: Sequence[Unit] = ()) -> tuple[Tensor, Tensor]:
+def tables(
+    params: Unit, rows: Sequence[list[int]], beside: Sequence[list[int]] = ()
+) -> tuple[Tensor, Tensor]:
     """Addresses (rows, tensors) and chunks (count, 4), as `kernels_cuda` has them.
 
     Args:
-        beside: rows of tensors of other shapes; they come first.
+        rows: addresses of tensors like the parameters; beside: of others, which come first.
     """
-    device = rows[0][0].device
+    device, sizes = params[0].device, tuple([t.numel() for t in params])
     # As a rule gradients and state are where they were a step ago: then nothing is sent.
-    addresses = np.array([places(unit) for unit in (*beside, *rows)], dtype=np.int64)
+    addresses = np.array([*beside, *rows], dtype=np.int64)
     aligned = (addresses[len(beside) :] % ALIGNED == 0).all(0)
-    sizes = tuple([t.numel() for t in rows[0]])
     key = "chunks", sizes, aligned.tobytes()
     return sent(device, addresses), sent(device, lambda: _chunks(sizes, aligned), key)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rllc.law import GramianRidge, Ridge
 from rllc.torch import kernels_law_cuda
-from rllc.torch.learning import Constants, Learned, Solver, guard_level, is_weighed
+from rllc.torch.learning import Constants, Learned, Solver, fed, guard_level, is_weighed
 from rllc.torch.passes import Step, when_skipped
 from rllc.torch.sent import sent
 
@@ -41,7 +41,7 @@ def learn(
         rounding: relative error of the sums; most: what no entry of memory may reach; lost: no law either.
     """
     keeper, device, (k, r) = groups[0], found.device, there.frame.basis.shape
-    fed = [tuple(-a for a in solver.a) if group["maximize"] else solver.a for group in groups]
+    a = [fed(solver, group) for group in groups]
     numbers = torch.empty(len(groups), k * k + 2 * k + 1, dtype=torch.float64, device=device)
     taken = torch.empty((), dtype=torch.bool, device=device)
     draw = torch.empty(2, dtype=torch.int64, device=device)
@@ -50,7 +50,7 @@ def learn(
     kernels_law_cuda.learn[(1,)](
         found.contiguous(),
         _rates(groups, device),
-        sent(device, fed),
+        sent(device, a),
         *(keeper[name] for name in Learned._fields),
         keeper["skipped"],
         keeper["draws"],
@@ -83,7 +83,7 @@ def learn(
         num_warps=1,
     )
     dice = None if keeper["seed"] is None else (draw[0], draw[1])
-    return taken, [_step(solver, row, a, taken, dice) for row, a in zip(numbers, fed, strict=True)]
+    return taken, [_step(solver, row, its, taken, dice) for row, its in zip(numbers, a, strict=True)]
 
 
 def _step(

@@ -7,7 +7,7 @@ is one, the average (float32). `rllc.torch.kernels_adamw` is the same for a CPU.
 import triton
 import triton.language as tl
 
-from rllc.torch.kernels_cuda import _at, _load, _store
+from rllc.torch.kernels_cuda import _at, _chunk, _load, _store
 
 __all__ = ["advance_chunks", "sum_chunks"]
 
@@ -86,10 +86,8 @@ def sum_chunks(
     mm, mg = tl.zeros((WIDTH,), tl.float64), tl.zeros((WIDTH,), tl.float64)
     gg = tl.zeros((WIDTH,), tl.float64)
     for c in range(tl.program_id(0), count, tl.num_programs(0)):
-        place = chunks + 4 * c
-        t, stop = tl.load(place), tl.load(place + 2)
-        start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
-        if tl.load(place + 3) != 0:
+        t, start, stop, whole = _chunk(chunks, c, BLOCK)
+        if whole:
             mm, mg, gg = _added(
                 *(mm, mg, gg, table, tensors, t, start, stop),
                 *(log1, log2, eps, dtype, gradient_dtype, True, BLOCK, WIDTH),
@@ -177,12 +175,9 @@ def advance_chunks(
     keep = 1 - lr w the fourth. weight: () float64.
     """
     # From the last chunk to the first: what the first pass has read last may still be in the cache.
-    c = tl.num_programs(0) - 1 - tl.program_id(0)
-    place = chunks + 4 * c
-    t, stop = tl.load(place), tl.load(place + 2)
-    start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
+    t, start, stop, whole = _chunk(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
     if tl.load(ok):
-        if tl.load(place + 3) != 0:
+        if whole:
             _advanced(
                 *(table, numbers, weight, tensors, t, start, stop, sign, b1, b2, log1, log2, eps),
                 *(averaged, dtype, gradient_dtype, True, BLOCK),

@@ -23,6 +23,14 @@ PARTIALS = 64  # that the second stage adds at a time
 
 
 @triton.jit
+def _chunk(chunks, c, BLOCK: tl.constexpr):
+    """Tensor, start, stop and whether it is whole, of the c-th chunk."""
+    place = chunks + 4 * c
+    start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
+    return tl.load(place), start, tl.load(place + 2), tl.load(place + 3) != 0
+
+
+@triton.jit
 def _at(table, row: tl.constexpr, tensors, t, places, dtype: tl.constexpr, whole: tl.constexpr):
     """The entries of tensor t of that row at these places, as pointers."""
     pointer = tl.load(table + row * tensors + t).to(tl.pointer_type(dtype))
@@ -95,10 +103,8 @@ def gram_chunks(
     for _ in tl.static_range((K + 1) * (K + 2) // 2):
         totals = totals + (tl.zeros((WIDTH,), tl.float64),)
     for c in range(tl.program_id(0), count, tl.num_programs(0)):
-        place = chunks + 4 * c
-        t, stop = tl.load(place), tl.load(place + 2)
-        start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
-        if tl.load(place + 3) != 0:
+        t, start, stop, whole = _chunk(chunks, c, BLOCK)
+        if whole:
             totals = _products_added(
                 totals, table, tensors, t, start, stop, K, unit_dtype, gradient_dtype, True, BLOCK, WIDTH
             )
@@ -245,12 +251,9 @@ def advance_chunks(
     that nothing new is made of is not read.
     """
     # From the last chunk to the first: what the first pass has read last may still be in the cache.
-    c = tl.num_programs(0) - 1 - tl.program_id(0)
-    place = chunks + 4 * c
-    t, stop = tl.load(place), tl.load(place + 2)
-    start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
+    t, start, stop, whole = _chunk(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
     taking = tl.load(ok)
-    if tl.load(place + 3) != 0:
+    if whole:
         _advanced(
             *(table, numbers, taking, dice, names, tensors, t, start, stop),
             *(K, structure, needed, fed, stochastic, unit_dtype, gradient_dtype, theta_dtype, compute),

@@ -29,6 +29,7 @@ __all__ = [
     "Constants",
     "Learned",
     "Solver",
+    "fed",
     "guard_level",
     "has_kernel",
     "is_weighed",
@@ -203,6 +204,11 @@ def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:
 def has_kernel(solver: Solver, law: Any) -> bool:
     """Whether the law's kernels are for this: linear memory, one law (k,), a ridge for its inverse."""
     return solver.yardsticks is None and law.ndim == 1 and isinstance(solver.inverse, GramianRidge | Ridge)
+
+
+def fed(solver: Solver, group: dict[str, Any]) -> tuple[float, ...]:
+    """a, or -a for a group that goes uphill."""
+    return tuple(-a for a in solver.a) if group["maximize"] else solver.a
 
 
 def guard_level(constants: Constants) -> float:

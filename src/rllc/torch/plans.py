@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rllc.torch.parts import Part, Unit, one_layout
 
-__all__ = ["Kind", "Plan", "holds", "places", "planned"]
+__all__ = ["Kind", "Plan", "holds", "places", "places_of", "planned"]
 
 Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
 
@@ -33,7 +33,7 @@ def planned(
     [only] = batches if len(batches) == 1 else [None]
     if only is None or only.kind is None or len(only.part.params) < len(part.params):
         return None
-    return Plan(only.kind, part.params, part.memory, _places(part), make(only))
+    return Plan(only.kind, part.params, part.memory, places_of(part), make(only))
 
 
 def holds(plan: Plan, part: Part) -> bool:
@@ -42,7 +42,7 @@ def holds(plan: Plan, part: Part) -> bool:
         all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
         and _in_one_layout(part)
-        and _places(part) == plan.places
+        and places_of(part) == plan.places
     )
 
 
@@ -51,7 +51,8 @@ def places(unit: Sequence[Tensor]) -> list[int]:
     return [t.data_ptr() for t in unit]
 
 
-def _places(part: Part) -> list[list[int]]:
+def places_of(part: Part) -> list[list[int]]:
+    """Of all units, and of the parameters."""
     return [places(unit) for unit in (*part.memory, part.params)]
 
 
@@ -60,8 +61,7 @@ def _same(unit: Unit, other: Unit) -> bool:
 
 
 def _in_one_layout(part: Part) -> bool:
-    if all(
-        [t.is_contiguous() for t in (*part.params, *part.gradient)]
-    ):  # a list is quicker than asking singly
+    # A list, because it is quicker than asking singly.
+    if all([t.is_contiguous() for t in (*part.params, *part.gradient)]):
         return True
     return all(one_layout([p, g]) for p, g in zip(part.params, part.gradient, strict=True))

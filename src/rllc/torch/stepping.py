@@ -156,7 +156,7 @@ def on_host(
     for group, part, passes, work, _, scope, *_ in shares:
         if part.params:
             lr, decay = float(group["lr"]), float(group["weight_decay"])
-            fed, weights = _fed(solver, group), -lr * laws[scope]
+            fed, weights = learning.fed(solver, group), -lr * laws[scope]
             passes.advance(
                 work, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw)
             )
@@ -250,7 +250,7 @@ def on_device(
         if part.params:
             keep = 1 - group["lr"] * group["weight_decay"] * ok.double()
             weights = torch.where(ok, -group["lr"] * laws.law[scope], 0.0)
-            passes.advance(work, Step(B, _fed(solver, group), keep, weights, structure, ok, draw))
+            passes.advance(work, Step(B, learning.fed(solver, group), keep, weights, structure, ok, draw))
     return ok
 
 
@@ -290,11 +290,6 @@ def _scopes(shares: Sequence[Share], taking: Sequence[bool] | Tensor) -> dict[in
     for i, share in enumerate(shares):
         found.setdefault(share.scope, []).append(i)
     return {scope: own for scope, own in found.items() if any(bool(taking[i]) for i in own)}
-
-
-def _fed(solver: Solver, group: dict[str, Any]) -> tuple[float, ...]:
-    """a, or -a for a group that goes uphill."""
-    return tuple(-a for a in solver.a) if group["maximize"] else solver.a
 
 
 def _rounding(solver: Solver, shares: Sequence[Share]) -> float:

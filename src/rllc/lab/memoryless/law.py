@@ -11,10 +11,11 @@ Both are statements on the drift, and both have a gain that grows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -200,26 +201,10 @@ def figure(found: Sequence[Path]) -> Figure:
     for axes in (axes for pair in pairs[len(tasks) :] for axes in pair):
         axes.remove()
     for task, (above, below) in zip(tasks, pairs, strict=False):
-        for path in (path for path in found if path.task == task):
-            line(above, path.steps, path.gain, colour[path.memory], label=path.memory)
-            below.plot(path.steps, _shown(path), color=colour[path.memory], linewidth=1.7)
-            below.plot(
-                [1.0, 1.03],
-                [path.averaging] * 2,
-                transform=below.get_yaxis_transform(),
-                color=colour[path.memory],
-                linewidth=2.5,
-                clip_on=False,
-            )
-        for axes in (above, below):
-            plain(axes, "")
-            axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
-        below.axhline(-1, color=INK, linewidth=1, linestyle=":", zorder=1)
-        below.set_xlabel("steps", fontsize=9, color=INK)
+        _draw(above, below, [path for path in found if path.task == task], colour)
         if above in grid[:, 0]:
             above.set_ylabel("gain c0(L)", fontsize=10, color=INK)
             below.set_ylabel("mean delay τ(L) in steps", fontsize=10, color=INK)
-        below.set_ylim(*LIMITS)
         title(above, task)
     grid[1, 0].annotate(
         " regularises ↑", (0.01, 0.6), xycoords=("axes fraction", "data"), fontsize=8, color=INK, va="bottom"
@@ -240,6 +225,27 @@ def figure(found: Sequence[Path]) -> Figure:
         f"The law as a modified loss, means over {seeds} seeds; τ while the gain is above"
         f" {SHOWN:.0%} of its first;\ndotted: τ = −1 of smooth gradients; marks at the right: τ of averaging",
     )
+
+
+def _draw(above: Axes, below: Axes, found: Sequence[Path], colour: Mapping[str, str]) -> None:
+    """The gains and delays of one task."""
+    for path in found:
+        line(above, path.steps, path.gain, colour[path.memory], label=path.memory)
+        below.plot(path.steps, _shown(path), color=colour[path.memory], linewidth=1.7)
+        below.plot(
+            [1.0, 1.03],
+            [path.averaging] * 2,
+            transform=below.get_yaxis_transform(),
+            color=colour[path.memory],
+            linewidth=2.5,
+            clip_on=False,
+        )
+    for axes in (above, below):
+        plain(axes, "")
+        axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    below.axhline(-1, color=INK, linewidth=1, linestyle=":", zorder=1)
+    below.set_xlabel("steps", fontsize=9, color=INK)
+    below.set_ylim(*LIMITS)
 
 
 def _shown(path: Path) -> Array:
