@@ -243,7 +243,7 @@ addEventListener("load", async () => {
 
 
 def visit(command, log, patience=100):
-    """What the console hears until the visit is over, in real time: virtual time runs ahead of the drawing."""
+    """What the console hears until the visit is over, in real time (a virtual clock outruns the drawing)."""
     with log.open("w") as file, subprocess.Popen(command, stderr=file, start_new_session=True) as browser:
         try:
             for _ in range(10 * patience):
