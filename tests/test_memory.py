@@ -55,14 +55,14 @@ def run(rule, law, c1, c2, step):
     """RLLC with a rule, in NumPy, by the parts that the frameworks use: (θ, M, L) of each step."""
     gradient, theta, L = noisy_gradient(), START.copy(), np.asarray(law, float)
     units, hidden, last = (np.zeros(N),) * rule.k, rule.init(np, START), np.float64(0)
-    progress = np.zeros(3)
+    progress = np.zeros(4)
     for _ in range(STEPS):
         g, M = gradient(theta), np.stack(units, 1)
         dual = M if rule.metric is None else np.stack([rule.metric(np, u, hidden) for u in units], 1)
         sums = Sums(M.T @ dual, M.T @ g, g @ g, np.float64(1), np.float64(1))
         x = correction(np, sums, plain_frame(rule.k), DiagonalRidge(), faded=None, rounding=1e-15)
         x = in_scale(np, x, sums.W, last, yardsticks(rule))
-        L, progress = step.taken(np, L, c2, x, progress)
+        L, progress = step.taken(np, L, c2, x, np.linalg.norm(g), progress)
         units, hidden = rule.update(np, g, units, hidden, theta)
         theta, last = theta - c1 * np.stack(units, 1) @ L, np.linalg.norm(g)
         yield theta, np.stack(units, 1), L
@@ -109,7 +109,7 @@ def test_adam_in_its_own_metric():
         m, _, t = H
         return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         return L + 0.3 * abs(L) ** 1.5 * x
 
     ours = run(Adam(), [1.0], 0.02, 0.3, LawStep(q=1.5))
@@ -128,7 +128,7 @@ def test_sign_momentum_of_the_documentation():
 
     ours = run(SignMomentum(), [1.0], 0.01, 0.1, LawStep(decay=0.5))
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         return L + 0.1 / math.sqrt(t) * x
 
     agree(ours, of_reference(update, np.zeros(N), [1.0], 0.01, law_update, pinv))
@@ -244,13 +244,13 @@ def test_unions_are_flat_and_hidden_states_stay_apart():
 def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
     def scaled(c):
         rule, gradient, theta, L = Adam(eps=0.0), noisy_gradient(), START.copy(), np.ones(1)
-        units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(3)
+        units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(4)
         for _ in range(STEPS):
             g, [u] = c * gradient(theta), units
             W, v = np.array([[u @ rule.metric(np, u, hidden)]]), np.array([u @ g])
             sums = Sums(W, v, g @ g, np.float64(1), np.float64(1))
             x = correction(np, sums, plain_frame(1), DiagonalRidge(), faded=None, rounding=1e-15)
-            L, progress = LawStep(q=1.5).taken(np, L, 0.3, x, progress)
+            L, progress = LawStep(q=1.5).taken(np, L, 0.3, x, np.linalg.norm(g), progress)
             units, hidden = rule.update(np, g, units, hidden, theta)
             theta = theta - 0.02 * L * units[0]
         return theta
@@ -259,7 +259,7 @@ def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
 
 
 def taken(step, law, rate, x):
-    law, progress = step.taken(np, np.asarray(law), rate, np.asarray(x), np.zeros(3))
+    law, progress = step.taken(np, np.asarray(law), rate, np.asarray(x), 1.0, np.zeros(4))
     assert progress[0] == 1
     return law
 
@@ -274,10 +274,10 @@ def test_the_step_of_the_law_is_clipped_by_its_length():
 def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_what_it_found():
     step = LawStep(q=1.5, decay=0.5, growth=0.1, smoothing=0.8)
     signs = [1.0] * 20 + [-1.0] * 10 + [1.0] * 20
-    law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(3), 0.0, None
+    law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(4), 0.0, None
     for t, sign in enumerate(signs, 1):
         before = law
-        law, progress = step.taken(np, law, 0.2, sign * np.array([0.6, 0.8]), progress)
+        law, progress = step.taken(np, law, 0.2, sign * np.array([0.6, 0.8]), 7.0, progress)
         mean = 0.8 * mean + 0.2 * sign
         if found is None and t > 5 and mean <= 0:
             found = np.linalg.norm(before)
@@ -287,15 +287,29 @@ def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_wha
             expected = min(found, length + 0.2 / math.sqrt(t) * found * (length / found) ** 1.5 * sign)
         np.testing.assert_allclose(law, expected * np.array([0.6, 0.8]), rtol=1e-12)
     assert found == pytest.approx(5e-3 * math.exp(0.1 * 23))  # the mean follows the sign three steps late
-    assert progress.tolist() == pytest.approx([50, mean, found])
+    assert progress.tolist() == pytest.approx([50, mean, found, 7.0])
     assert np.linalg.norm(law) == pytest.approx(found, rel=1e-12)  # and no further, whatever x says
 
 
 def test_a_law_whose_rate_is_zero_neither_learns_nor_grows():
-    law, progress = np.array([0.01]), np.zeros(3)
+    step, law, progress = LawStep(q=1.5, growth=0.1, smoothing=0.5), np.array([0.01]), np.zeros(4)
     for x in (1.0, 0.5, -1.0, -1.0) * 5:
-        law, progress = LawStep(q=1.5, growth=0.1, smoothing=0.5).taken(np, law, 0.0, np.array([x]), progress)
+        law, progress = step.taken(np, law, 0.0, np.array([x]), 1.0, progress)
     assert law == 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_law_does_not_grow_by_gradients_a_hundredth_as_large_as_the_mean_of_all_so_far(scale):
+    """Nor by none at all; it goes on when they are large again, and one huge gradient does not stop it."""
+    step, law, progress = LawStep(growth=0.1), np.array([1.0]), np.zeros(4)
+    sizes = [1.0] * 9 + [1e-3, 0.0] * 20 + [1.0] + [1e3] + [1.0] * 20
+    for t, size in enumerate(sizes, 1):
+        before = law
+        law, progress = step.taken(np, law, 0.1, np.array([1.0]), scale * size, progress)
+        mean = np.mean(sizes[:t])
+        assert progress[3] == pytest.approx(scale * mean, rel=1e-12)
+        assert law[0] == pytest.approx(before[0] * (math.exp(0.1) if size > 0.01 * mean else 1.0), rel=1e-15)
+    assert law[0] == pytest.approx(math.exp(0.1 * (9 + 1 + 1 + 20)), rel=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

@@ -63,6 +63,30 @@ WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0, law=1.0, law_step=
 SEEKER = rllc_adamw()
 
 
+def test_one_batch_is_learned_by_heart_and_stays_so():
+    """As test_torch_adamw.py has it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 8)), rng.integers(4, size=32)
+    shapes = {"w": (8, 64), "b": (64,), "v": (64, 4), "c": (4,)}
+    params = {name: jnp.asarray(rng.normal(size=shape) / 4) for name, shape in shapes.items()}
+
+    def loss(p):
+        logits = jax.nn.relu(x @ p["w"] + p["b"]) @ p["v"] + p["c"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    def step(carry, _):
+        params, state = carry
+        value, g = jax.value_and_grad(loss)(params)
+        updates, state = SEEKER.update(g, state, params)
+        return (optax.apply_updates(params, updates), state), value
+
+    start = params, SEEKER.init(params)
+    (params, state), losses = jax.jit(lambda start: jax.lax.scan(step, start, None, 600))(start)
+    assert losses[200:].max() < 1e-3
+    assert optax.tree.get(state, "law")[0] < 1e3
+    assert max(float(abs(p).max()) for p in params.values()) < 10
+
+
 @pytest.mark.parametrize(
     ("tx", "c1", "law", "decay", "law_update"),
     [

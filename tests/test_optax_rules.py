@@ -102,7 +102,7 @@ def test_linear_memory_with_a_law_step_that_decays():
     def update(M, H, g, theta):
         return M @ p.B + np.outer(g, p.a), H
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         x = x * min(1.0, 0.3 / max(np.linalg.norm(x), 1e-300))
         return L + 0.05 / math.sqrt(t) * np.linalg.norm(L) * x
 

@@ -86,7 +86,7 @@ def test_it_is_the_process_of_the_reference(way, step, law, decay):
         m, _, t = H
         return np.array([M[:, 0] @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         x = x * min(1.0, step.clip / abs(x[0])) if x[0] else x
         return L + c2 * t**-step.decay * abs(L[0]) ** step.q * x
 
@@ -144,6 +144,22 @@ def test_the_default_is_that_of_the_reference_and_of_optax(way):
     assert laws[-1] < laws[found]
 
 
+def test_one_batch_is_learned_by_heart_and_stays_so(way):
+    """What everybody tries first. Where all is learned x stays positive: unbounded, steps would grow on."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    opt, losses = RLLCAdamW(net.parameters(), **way), []
+    for _ in range(600):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    assert max(losses[200:]) < 1e-3
+    assert float(opt.law) < 1e3 and max(float(p.abs().max()) for p in net.parameters()) < 10
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", ["fused", "foreach", "one by one"])
@@ -182,7 +198,7 @@ def test_the_law_of_one_unit_is_that_of_rllc_law():
                 x = correction(np, plain, frame, ridge, faded=None, rounding=1e-15)
                 x = in_scale(np, x, plain.W, np.float64(keeper["last_size"]), yardsticks)
                 progress = np.array(keeper["progress"])
-                expected, progress = step.taken(np, keeper["law"].numpy(), 0.05, x, progress)
+                expected, progress = step.taken(np, keeper["law"].numpy(), 0.05, x, np.sqrt(gg), progress)
                 rule = one_unit.Rule(1e-3, step, measured)
                 learned = one_unit.learn(rule, keeper, sums, [])
                 assert learned.law == pytest.approx(expected[0], rel=1e-14)
@@ -436,6 +452,14 @@ def test_foreign_states_are_refused_before_anything_changes():
         with pytest.raises(ValueError, match=message):
             opt.load_state_dict(state)
         same(opt.state_dict(), before)
+
+
+def test_a_state_without_a_mean_of_the_gradients_size_goes_on():
+    _, opt = run(lambda params: RLLCAdamW(params), 5)
+    older = copy.deepcopy(opt.state_dict())
+    older["param_groups"][0]["progress"] = older["param_groups"][0]["progress"][:3]
+    opt.load_state_dict(older)
+    assert opt.param_groups[0]["progress"] == (*older["param_groups"][0]["progress"], 0.0)
 
 
 def test_schedulers_and_closures():

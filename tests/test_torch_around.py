@@ -124,7 +124,7 @@ def test_around_adam_is_rllc_in_adams_metric():
         m, _, t = H
         return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         return L + c2 / math.sqrt(t) * abs(L) ** 1.5 * x / max(1.0, abs(x[0]))
 
     theta = problem[0]

@@ -96,7 +96,7 @@ def in_metric(M, size, g, owner):
 def relative(c2, q=0.0, decay=0.0, clip=math.inf):
     """L + c2 t^(-decay) |L|^q x, |x| at most `clip`."""
 
-    def law_update(L, x, t):
+    def law_update(L, x, g, t):
         length = math.sqrt(x @ x)
         x = x * (clip / length) if length > clip else x
         return L + c2 / t**decay * math.sqrt(L @ L) ** q * x
@@ -239,7 +239,7 @@ def test_a_law_that_grows_before_it_learns(way):
     pinv = reference.gramian_ridge(p, 1e-3)
     law_update = reference.seeking(0.05, **options)
     assert_is_reference(found, update, None, start, 0.02, law_update, lambda M, H, g: pinv(M, g))
-    count, _, size = opt.param_groups[0]["progress"].tolist()
+    count, _, size, _ = opt.param_groups[0]["progress"].tolist()
     assert count == STEPS and 0.01 < size < max(law[0] for _, law in found) * (1 + 1e-12)
 
 
@@ -432,6 +432,18 @@ def test_a_saved_run_resumes_to_the_bit(dtype, memory_dtype, rule):
     train(again, resumed, 5)
     assert_same(snapshot(again, resumed), snapshot(net, opt))
     assert resumed.param_groups[0]["progress"][0] == 10
+
+
+def test_a_state_without_a_mean_of_the_gradients_size_goes_on():
+    net = network(torch.float32)
+    opt = RLLC(net.parameters(), "M(0.9)", 0.1, 0.01, law_step=LawStep(growth=0.1), scope="tensor")
+    train(net, opt, 3)
+    older = copy.deepcopy(opt.state_dict())
+    older["param_groups"][0]["progress"] = older["param_groups"][0]["progress"][:, :3]
+    opt.load_state_dict(older)
+    found = opt.param_groups[0]["progress"]
+    assert_same(found[:, :3], older["param_groups"][0]["progress"])
+    assert not found[:, 3].any()
 
 
 @pytest.mark.parametrize(

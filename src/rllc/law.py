@@ -49,6 +49,10 @@ Array = Any  # an array of numpy, torch or jax.numpy: the caller's
 
 # The guard acts when memory holds less than a gradient of this fraction of the present one's size.
 GUARD_FRACTION = 0.25
+# Of the mean size of all gradients: below it a law does not grow.
+QUIET = 0.01
+# How many numbers a law step keeps from step to step.
+PROGRESS = 4
 
 
 class Sums(NamedTuple):
@@ -63,6 +67,10 @@ class Sums(NamedTuple):
     gg: Array  # () gᵀg / τ²
     memory_scale: Array  # () σ > 0
     gradient_scale: Array  # () τ > 0
+
+    def gradient_size(self, xp: ModuleType) -> Array:
+        """|g|, ()."""
+        return xp.sqrt(self.gg) * self.gradient_scale
 
 
 class Frame(NamedTuple):
@@ -204,9 +212,10 @@ class LawStep:
 
     With growth > 0 the law first finds its size s: it grows by the factor e^growth a step while x says
     that steps should have been longer, until the mean of its part along the law is no more positive. Then
-    s = |L|, and the law learns, but no further than to s again: a network that has learned all its data
-    says forever that steps should be longer, until they break it. Begun small enough, the learning rate
-    need not be known. Without growth s = 1, and no bound.
+    s = |L|, and the law learns, but no further than to s again. Begun small enough, the learning rate need
+    not be known. A network that has learned all its data says forever that steps should be longer, until
+    they break it: hence this bound, and no growth where a gradient is QUIET, a hundredth of the mean size of
+    all so far. Without growth s = 1, and no bound.
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
@@ -228,31 +237,37 @@ class LawStep:
         if isinstance(self.smoothing, str) or not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing!r}")
 
-    def taken(self, xp: ModuleType, law: Array, rate: Any, x: Array, progress: Array) -> tuple[Array, Array]:
-        """The law (k,) after the step, and the progress: t, the mean of x along the law, s once it is found.
+    def taken(
+        self, xp: ModuleType, law: Array, rate: Any, x: Array, gradient: Array, progress: Array
+    ) -> tuple[Array, Array]:
+        """The law (k,) after the step, and the progress: t and, if it grows, the mean of x along the law, s
+        once it is found, and the mean of |g| over all steps.
 
         Args:
             rate: c2; with 0 the law stays, and does not grow either.
-            progress: (3,) zeros before the first step.
+            gradient: |g|, ().
+            progress: (PROGRESS,) zeros before the first step.
         """
-        t, mean, size = progress[0] + 1, progress[1], progress[2]
+        t, mean, size, usual = progress[0] + 1, progress[1], progress[2], progress[3]
         length = xp.sqrt(xp.sum(law * law))
         if self.clip < math.inf:
             x_length = xp.sqrt(xp.sum(x * x))
             x = x * xp.where(x_length > self.clip, self.clip / xp.where(x_length > 0, x_length, 1.0), 1.0)
         if not self.growth:
             relative = x * length**self.q if self.q else x
-            return law + self._rate(rate, t) * relative, xp.stack([t, mean, size])
+            return law + self._rate(rate, t) * relative, xp.stack([t, mean, size, usual])
         along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
         mean = self.smoothing * mean + (1 - self.smoothing) * along
         ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
         size = xp.where(ripe, length, size)
         s = xp.where(size > 0, size, 1.0)
-        grown = law * (1 + math.expm1(self.growth) * (rate > 0))
+        usual = usual + (gradient - usual) / t
+        grows = (gradient > QUIET * usual) & (rate > 0)
+        grown = law * xp.where(grows, 1 + math.expm1(self.growth), 1.0)
         learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
         reach = xp.sqrt(xp.sum(learned * learned))
         learned = learned * xp.where(reach > s, s / xp.where(reach > 0, reach, 1.0), 1.0)
-        return xp.where(size > 0, learned, grown), xp.stack([t, mean, size])
+        return xp.where(size > 0, learned, grown), xp.stack([t, mean, size, usual])
 
     def _rate(self, rate: Any, t: Any) -> Any:
         return rate * t**-self.decay if self.decay else rate

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 RelaxedInverse = Callable[[Array, Array], Array]  # (M, g) -> M⁺ g
 Memory = Callable[[Array, Any, Array, Array], tuple[Array, Any]]  # (M, H, g, θ) -> (M, H)
 Correction = Callable[[Array, Any, Array], Array]  # (M, H, g) -> M⁺ g, in a metric that H may hold
-LawUpdate = Callable[[Array, Array, int], Array]  # (L, x, t) -> L
+LawUpdate = Callable[[Array, Array, Array, int], Array]  # (L, x, g, t) -> L
 
 
 class State(NamedTuple):
@@ -86,13 +86,13 @@ def general(
         gradient: θ (n,) -> g (n,). theta: θ_0 (n,). law: L_0 (k,).
         update: (M (n, k), H, g, θ) -> (M, H), θ being where g was taken. hidden: H_0.
         c1: the learning rate.
-        law_update: (L, x, t) -> L, t = 1 at the first step. correction: (M, H, g) -> M⁺g.
+        law_update: (L, x, g, t) -> L, t = 1 at the first step. correction: (M, H, g) -> M⁺g.
     """
     theta, L, H = np.asarray(theta, np.float64), np.asarray(law, np.float64), hidden
     M, t = np.zeros((theta.size, L.size)), 0
     while True:
         g, t = gradient(theta), t + 1  # get new gradient
-        L = law_update(L, correction(M, H, g), t)  # RLLC step
+        L = law_update(L, correction(M, H, g), g, t)  # RLLC step
         M, H = update(M, H, g, theta)  # memory update
         theta = theta - c1 * M @ L  # learning step
         yield State(theta, M, L)
@@ -100,26 +100,28 @@ def general(
 
 def additive(c2: float) -> LawUpdate:
     """L + c2 M⁺g: the paper's."""
-    return lambda L, x, t: L + c2 * x
+    return lambda L, x, g, t: L + c2 * x
 
 
 def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
     """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
 
+    It does not grow where |g| is at most a hundredth of its mean so far. Then
     L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found, |x| at most clip, and the law never beyond s. It
     remembers: it is for one process.
     """
-    mean, s = 0.0, 0.0
+    mean, s, sizes = 0.0, 0.0, []
 
-    def update(L: Array, x: Array, t: int) -> Array:
+    def update(L: Array, x: Array, g: Array, t: int) -> Array:
         nonlocal mean, s
+        sizes.append(float(np.linalg.norm(g)))
         length, of_x = float(np.linalg.norm(L)), float(np.linalg.norm(x))
         x = x * min(1.0, clip / of_x) if of_x else x
         mean = smoothing * mean + (1 - smoothing) * float(L @ x) / length
         if s == 0 and mean <= 0 and t > 1 / (1 - smoothing):
             s = length
         if s == 0:
-            return L * np.exp(growth)
+            return L * np.exp(growth) if sizes[-1] > 0.01 * np.mean(sizes) else L
         L = L + c2 * t**-decay * s * (length / s) ** q * x
         return L * min(1.0, s / float(np.linalg.norm(L)))
 

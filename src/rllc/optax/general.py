@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from rllc import law as _law
-from rllc.law import DiagonalRidge, Sums
+from rllc.law import PROGRESS, DiagonalRidge, Sums
 from rllc.memory import yardsticks_of
 from rllc.optax.leaves import (
     check_leaves,
@@ -43,7 +43,7 @@ class ScaleByRulesState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient or a new unit was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
-    progress: jax.Array  # (3,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: jax.Array  # (4,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
     last_size: jax.Array  # () like law: |g| of the last gradient that memory has taken in
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
     hidden: tuple[Any, ...]  # of each member of the memory its hidden state, in at least float32
@@ -64,7 +64,7 @@ def _init(members: Members, settings: Settings, law: Any, params: optax.Params) 
         count=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         law=start,
-        progress=jnp.zeros((*start.shape[:-1], 3), start.dtype),
+        progress=jnp.zeros((*start.shape[:-1], PROGRESS), start.dtype),
         last_size=jnp.zeros(start.shape[:-1], start.dtype),
         memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(k)),
         hidden=tuple(member.init(widened(params)) for member in members),
@@ -87,7 +87,7 @@ def _update(
     M, hidden = _next_memory(members, g, state, params, extra_args)
     sums, unit_scales, broken = _sums(members, settings, laws, g, state, _broken(g, M, state, hidden))
     x = _correction(members, settings, laws, sums, unit_scales, state.last_size, machine_epsilon(g))
-    L, progress, good = next_law(settings, laws, state, x, broken == 0)
+    L, progress, good = next_law(settings, laws, state, x, sums, broken == 0)
 
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda new, old: kept(good, new, old), new, old)
@@ -97,7 +97,7 @@ def _update(
         skipped=jnp.where(good, state.skipped, optax.safe_increment(state.skipped)),
         law=keep(L, state.law),
         progress=keep(progress, state.progress),
-        last_size=keep(jnp.sqrt(sums.gg) * sums.gradient_scale, state.last_size),
+        last_size=keep(sums.gradient_size(jnp), state.last_size),
         memory=keep(M, state.memory),
         hidden=keep(hidden, state.hidden),
     )

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from rllc import law as _law
-from rllc.law import Frame, Sums
+from rllc.law import PROGRESS, Frame, Sums
 from rllc.optax.leaves import (
     check_leaves,
     kept,
@@ -40,7 +40,7 @@ class ScaleByRLLCState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
-    progress: jax.Array  # (3,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: jax.Array  # (4,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
     faded: jax.Array  # (k, k) like law: Bˢ, s zero gradients since the last other one (`rllc.law.fade`)
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
 
@@ -60,7 +60,7 @@ def _init(propagator: Propagator, settings: Settings, law: Any, params: optax.Pa
         count=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         law=start,
-        progress=jnp.zeros((*start.shape[:-1], 3), start.dtype),
+        progress=jnp.zeros((*start.shape[:-1], PROGRESS), start.dtype),
         faded=jnp.broadcast_to(jnp.eye(k, dtype=start.dtype), (*start.shape[:-1], k, k)),
         memory=tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(k)),
     )
@@ -82,7 +82,7 @@ def _update(
     sums = _sums(state.memory, g, largest, frame.basis, laws, settings.axes)
     x = _correction(frame, settings, laws, sums, state.faded, machine_epsilon(g))
     fits = _memory_fits(propagator, largest, state.memory[0])
-    L, progress, good = next_law(settings, laws, state, x, fits)
+    L, progress, good = next_law(settings, laws, state, x, sums, fits)
 
     M = _next_memory(propagator, state.memory, g)
     new_state = ScaleByRLLCState(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from rllc import law as _law
-from rllc.law import LawStep, RelaxedInverse
+from rllc.law import LawStep, RelaxedInverse, Sums
 from rllc.optax.leaves import kept, law_dtype, shared, weighted_sum, wide
 from rllc.optax.scopes import Scope, Spread, each, first_laws
 
@@ -41,18 +41,20 @@ def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
 
 
 def next_law(
-    settings: Settings, laws: Spread, state: Any, x: jax.Array, sound: jax.Array
+    settings: Settings, laws: Spread, state: Any, x: jax.Array, sums: Sums, sound: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """L after the correction x, the progress of its steps, and whether to take it: sound and L finite."""
     rate = settings.law_learning_rate
     c2 = rate(state.count) if callable(rate) else rate
     dtype = state.law.dtype
 
-    def taken(law: jax.Array, x: jax.Array, progress: jax.Array) -> tuple[jax.Array, jax.Array]:
-        law, progress = settings.law_step.taken(jnp, law, c2, x, progress)
+    def taken(
+        law: jax.Array, x: jax.Array, size: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        law, progress = settings.law_step.taken(jnp, law, c2, x, size, progress)
         return law.astype(dtype), progress.astype(dtype)
 
-    law, progress = each(laws, taken, state.law, x, state.progress)
+    law, progress = each(laws, taken, state.law, x, sums.gradient_size(jnp), state.progress)
     return shared((law, progress, jnp.isfinite(law).all() & sound))
 
 

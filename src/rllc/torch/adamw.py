@@ -32,7 +32,8 @@ class RLLCAdamW(OneUnit):
     """RLLC around AdamW, one law on its direction (arXiv 2402.15262 with arXiv 1711.05101).
 
         u = m̂ / (√v̂ + eps),    x = uᵀg / ((1 + 1e-3) uᵀm̂)                  with m, v before this gradient g
-        L <- e^0.1 L until x is no more positive on average, and then, with s the L it has come to,
+        L <- e^0.1 L until x is no more positive on average (but not where |g| is a hundredth of its mean so
+        far: there all is learned, and x says nothing), and then, with s the L it has come to,
         L <- min(s, L + c2 t^-½ s (L/s)^1.5 x)                   (`rllc.law.LawStep`, the default `law_step`)
         m, v, u anew with g,    θ <- θ - c1 (L u + w θ)
         θ̄ <- θ̄ + 10/(t+9) (θ - θ̄)

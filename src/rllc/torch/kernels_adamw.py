@@ -27,9 +27,8 @@ Array = NDArray[np.float64]
 
 # As in `rllc.torch.kernels_cpu`. A division by zero gives infinity: to raise an error would cost a branch,
 # and with it the vectors.
-_kernel = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True)
-
-
+_flags = {"reassoc", "contract", "nsz"}
+_kernel = numba.njit(fastmath=_flags, error_model="numpy", nogil=True, cache=True)
 COUNT = np.empty(0, np.float32)  # of AdamW's steps
 
 
@@ -109,6 +108,13 @@ def _count(counters: np.ndarray, like: np.ndarray) -> None:
         view(counters[i], 0, 1, like)[0] += 1
 
 
+@numba.njit(fastmath=_flags | {"arcp", "ninf"}, error_model="numpy", cache=True)
+def _direction(m: Any, v: Any, eps: Any) -> Any:
+    """m/(√v + eps) of finite numbers; in float32 by an estimate of the reciprocal and a Newton step, which is
+    faster than a division and as exact, but for a unit in the last place."""
+    return m / (np.sqrt(v) + eps)
+
+
 @_kernel
 def _sum_chunks(
     table: np.ndarray,
@@ -134,7 +140,7 @@ def _sum_chunks(
         for first in range(0, stop - start, BLOCK):
             last = min(first + BLOCK, stop - start)
             for i in range(first, last):
-                u[i - first] = m[i] / (np.sqrt(v[i]) + eps)
+                u[i - first] = _direction(m[i], v[i], eps)
             for i in range(first, last):
                 x, y, z = np.float64(u[i - first]), np.float64(m[i]), np.float64(g[i])
                 mm += x * y
@@ -167,7 +173,7 @@ def _advance_chunks(
             new = m[i] + c1 * (sign * g[i] - m[i])
             square = b2 * v[i] + c2 * g[i] * g[i]
             m[i], v[i] = new, square
-            theta[i] = keep * theta[i] - rate * new / (np.sqrt(square) + eps)
+            theta[i] = keep * theta[i] - rate * _direction(new, square, eps)
 
 
 @_kernel
@@ -196,6 +202,6 @@ def _average_chunks(
             new = m[i] + c1 * (sign * g[i] - m[i])
             square = b2 * v[i] + c2 * g[i] * g[i]
             m[i], v[i] = new, square
-            moved = keep * theta[i] - rate * new / (np.sqrt(square) + eps)
+            moved = keep * theta[i] - rate * _direction(new, square, eps)
             theta[i] = moved
             average[i] += weight * (moved - average[i])

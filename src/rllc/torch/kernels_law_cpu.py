@@ -12,6 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from rllc.law import QUIET
+
 __all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn"]
 
 Array = NDArray[np.float64]
@@ -78,6 +80,7 @@ def _take(
     law: Array,
     rate: float,
     x: Array,
+    gradient: float,
     progress: Array,
     q: float,
     decay: float,
@@ -97,8 +100,9 @@ def _take(
         if progress[2] == 0 and progress[1] <= 0 and progress[0] * (1 - smoothing) > 1:
             progress[2] = length
         s = progress[2]
+        progress[3] += (gradient - progress[3]) / progress[0]
         if not s > 0:
-            _scale(law, 1 + growth if rate > 0 else 1.0)
+            _scale(law, 1 + growth if rate > 0 and gradient > QUIET * progress[3] else 1.0)
             return
     factor *= s * (length / s) ** q if q else s
     for i in range(law.size):
@@ -145,7 +149,7 @@ def learn(
 ) -> int:
     """The law and what is kept beside it, in place: TAKEN, NOT_FINITE or TOO_LARGE.
 
-    found (shares, r+1, r+1) sums; rates (shares,) law_lr; law (k), faded (k, k), last () and progress (3) as
+    found (shares, r+1, r+1) sums; rates (shares,) law_lr; law (k), faded (k, k), last () and progress (4) as
     in `rllc.torch.learning.Learned`; basis (k, r), metric (r, r), growth_of_sums (r+1) and B (k, k) as in
     `rllc.torch.learning.Constants`. first: the guard's level for a gradient of size one; most: what no entry
     may reach; weighed: whether M⁺g is that of the share of the largest rate.
@@ -180,8 +184,8 @@ def learn(
         _multiply(faded, x, before_silence)
         x, shrunk = before_silence, held / (level if level > 0 else 1.0)
         _scale(x, min(shrunk, 1.0))
-    new_law, new_progress, new_faded = law.copy(), progress.copy(), faded.copy()
-    _take(new_law, largest if weighed else 1.0, x, new_progress, q, decay, clip, growth, smoothing)
+    new_law, new_progress, new_faded, size = law.copy(), progress.copy(), faded.copy(), math.sqrt(gg)
+    _take(new_law, largest if weighed else 1.0, x, size, new_progress, q, decay, clip, growth, smoothing)
     for i in range(k):
         finite = finite and math.isfinite(new_law[i])
     if not finite:
@@ -195,5 +199,5 @@ def learn(
             faded[i, j] = (1.0 if i == j else 0.0) if gg > 0 else new_faded[i, j]
     for i in range(progress.size):
         progress[i] = new_progress[i]
-    last[()] = math.sqrt(gg)
+    last[()] = size
     return TAKEN

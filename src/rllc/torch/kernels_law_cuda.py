@@ -8,7 +8,11 @@ beyond what they stand for are zero.
 import triton
 import triton.language as tl
 
+from rllc import law as _law
+
 __all__ = ["learn"]
+
+QUIET = tl.constexpr(_law.QUIET)
 
 
 @triton.jit
@@ -88,6 +92,7 @@ def _taken(
     law,
     rate,
     x,
+    gradient,
     progress,
     q: tl.constexpr,
     decay: tl.constexpr,
@@ -97,6 +102,7 @@ def _taken(
 ):
     """`rllc.law.LawStep.taken`; growth is e^growth - 1, clip 0 for none."""
     t, mean, size = tl.load(progress) + 1, tl.load(progress + 1), tl.load(progress + 2)
+    usual = tl.load(progress + 3)
     if clip > 0:
         reach = _length(x)
         x *= tl.where(reach > clip, clip / tl.where(reach > 0, reach, 1.0), 1.0)
@@ -111,10 +117,12 @@ def _taken(
         learned = law + rate_now * s * (_power(length / s, q) if q > 0 else 1.0) * x
         reach = _length(learned)
         learned *= tl.where(reach > s, s / tl.where(reach > 0, reach, 1.0), 1.0)
-        law = tl.where(size > 0, learned, tl.where(rate > 0, law * (1 + growth), law))
+        usual += (gradient - usual) / t
+        grows = (rate > 0) & (gradient > QUIET * usual)
+        law = tl.where(size > 0, learned, tl.where(grows, law * (1 + growth), law))
     else:
         law += rate_now * (_power(length, q) if q > 0 else 1.0) * x
-    return law, t, mean, size
+    return law, t, mean, size, usual
 
 
 @triton.jit
@@ -158,7 +166,7 @@ def learn(
     """The law and what is kept beside it, in place, and the numbers of the second pass.
 
     found: (SHARES, R+1, R+1) sums. rates: (SHARES, 3) lr, law_lr and weight decay; fed: (SHARES, K) a, or -a.
-    law (K), faded (K, K), last () and progress (3) as in `rllc.torch.learning.Learned`; skipped and draws
+    law (K), faded (K, K), last () and progress (4) as in `rllc.torch.learning.Learned`; skipped and draws
     count; dice gets the seed and the draws so far. basis (K, R), metric (R, R), growth_of_sums (R+1) and
     B (K, K) as in `rllc.torch.learning.Constants`. numbers (SHARES, K² + 2K + 1) gets B, a, weights and keep;
     taken, a bool, whether it is a step at all. first: the guard's level for a gradient of size one; most:
@@ -199,7 +207,10 @@ def learn(
         held = tl.sum(tl.sum(_matrix(metric, R, R, SIZE) * W, 1), 0)
         level = first * gg
         x = _times(old_faded, x) * tl.minimum(held / tl.where(level > 0, level, 1.0), 1.0)
-    new_law, t, mean, size = _taken(old_law, rate, x, progress, q, decay, clip, growth, smoothing)
+    gradient = tl.sqrt(gg)
+    new_law, t, mean, size, usual = _taken(
+        old_law, rate, x, gradient, progress, q, decay, clip, growth, smoothing
+    )
     ok &= tl.sum(tl.where(tl.abs(new_law) < lost, 0, 1), 0) == 0
 
     transition = _matrix(B, K, K, SIZE)
@@ -212,10 +223,11 @@ def learn(
         tl.where(ok, tl.where(gg > 0, _eye(K, SIZE), faded_on), old_faded),
         square,
     )
-    tl.store(last, tl.sqrt(gg), ok)
+    tl.store(last, gradient, ok)
     tl.store(progress, t, ok)
     tl.store(progress + 1, mean, ok)
     tl.store(progress + 2, size, ok)
+    tl.store(progress + 3, usual, ok)
     tl.store(skipped, tl.load(skipped) + 1, ok == 0)
     if drawn:
         tl.store(dice, seed)

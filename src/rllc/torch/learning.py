@@ -78,7 +78,7 @@ class Learned(NamedTuple):
     law: Any  # (k,) L
     faded: Any  # (k, k) Bˢ, as `rllc.law.fade` keeps it
     last: Any  # () |g| of the last gradient that memory has taken in
-    progress: Any  # (3,) of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: Any  # (4,) of the law's step, as `rllc.law.LawStep.taken` keeps it
 
 
 class Constants(NamedTuple):
@@ -189,8 +189,9 @@ def _corrected(
     x = _law.correction(xp, sums, frame, solver.inverse, faded=guard, rounding=rounding)
     if solver.yardsticks is not None:
         x = _law.in_scale(xp, x, sums.W, before.last, solver.yardsticks)
-    law, progress = solver.step.taken(xp, before.law, rate, x, before.progress)
-    return Learned(law, _law.fade(xp, before.faded, B, sums), xp.sqrt(sums.gg), progress)
+    size = sums.gradient_size(xp)
+    law, progress = solver.step.taken(xp, before.law, rate, x, size, before.progress)
+    return Learned(law, _law.fade(xp, before.faded, B, sums), size, progress)
 
 
 def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:

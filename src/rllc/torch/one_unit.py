@@ -61,7 +61,7 @@ class Learned(NamedTuple):
     """What a law comes to; under these names it is in the books."""
 
     law: float
-    progress: tuple[float, float, float]  # of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: tuple[float, ...]  # (4,) of the law's step, as `rllc.law.LawStep.taken` keeps it
     last_size: float  # of the last gradient
 
 
@@ -102,7 +102,7 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
         "memory": memory,
         "law": torch.tensor(first, dtype=torch.float64),
         "law_lr": law_lr,
-        "progress": (0.0, 0.0, 0.0),
+        "progress": (0.0,) * _law.PROGRESS,
         "last_size": 0.0,
         "skipped": 0,
     }
@@ -131,8 +131,8 @@ def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
         )
     try:
         found = books(memory, group["law"], group["law_lr"])
-        t, mean, size = map(float, group["progress"])
-        found |= {"progress": (t, mean, size), "last_size": float(group["last_size"])}
+        t, mean, size, usual = saved.progress(group["progress"]).tolist()
+        found |= {"progress": (t, mean, size, usual), "last_size": float(group["last_size"])}
         found["skipped"] = int(group["skipped"])
     except KeyError as missing:
         raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
@@ -165,8 +165,9 @@ def learn(rule: Rule, keeper: dict[str, Any], sums: Array, params: Iterable[Tens
         last = keeper["last_size"]
         x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
     law: Any = float(keeper["law"])
-    law, progress = rule.step.taken(SCALARS, law, float(keeper["law_lr"]), x, keeper["progress"])
-    return Learned(law, progress, math.sqrt(gg)) if abs(law) < LOST else None
+    size = math.sqrt(gg)
+    law, progress = rule.step.taken(SCALARS, law, float(keeper["law_lr"]), x, size, keeper["progress"])
+    return Learned(law, progress, size) if abs(law) < LOST else None
 
 
 def taken(keeper: dict[str, Any], learned: Learned) -> None:

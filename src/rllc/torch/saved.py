@@ -13,16 +13,17 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rllc.law import PROGRESS
 from rllc.torch import float8
 from rllc.torch.learning import Learned
 from rllc.torch.parts import numbered
 
-__all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "restore"]
+__all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "progress", "restore"]
 
 
 def fresh(law: np.ndarray, scopes: tuple[int, ...]) -> Learned:
     """The law L_0 (k,) before its first correction: one for scopes (), n of them stacked for scopes (n,)."""
-    start = Learned(law, np.eye(law.size), np.zeros(()), np.zeros(3))
+    start = Learned(law, np.eye(law.size), np.zeros(()), np.zeros(PROGRESS))
     return Learned(*(np.broadcast_to(x, scopes + x.shape).copy() for x in start))
 
 
@@ -53,7 +54,7 @@ def checked(
     Raises:
         ValueError: the state is of another memory, scope or optimizer, or its law is damaged.
     """
-    # Version 0.1 had one law, and saved no draws, last gradient or progress.
+    # Older states have one law, and no draws, last gradient or progress, or one without a mean of |g|.
     for name, theirs in (("memory", group.get("memory")), ("scope", group.get("scope", "all"))):
         if theirs != ours[name]:
             raise ValueError(
@@ -62,6 +63,7 @@ def checked(
             )
     start = fresh(np.ones(k), scopes)
     said = start._asdict() | group
+    said["progress"] = progress(said["progress"])
     learned = Learned(*(numpy(said[name]) for name in Learned._fields))
     for name, x, like in zip(Learned._fields, learned, start, strict=True):
         if x.shape != like.shape or not np.isfinite(x).all():
@@ -72,6 +74,14 @@ def checked(
     if seed is not None and group.get("seed") is not None:
         seed = int(group["seed"])
     return books(learned, seed, skipped=int(group.get("skipped", 0)), draws=int(group.get("draws", 0)))
+
+
+def progress(saved: ArrayLike | Tensor) -> np.ndarray:
+    """(..., PROGRESS) as saved; the mean of |g|, which older states lack, begins at the present gradient."""
+    found = numpy(saved)
+    if found.shape[-1:] != (PROGRESS - 1,):
+        return found
+    return np.concatenate([found, np.zeros((*found.shape[:-1], 1))], -1)
 
 
 def hidden_names(state: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rllc import law as _law
+from rllc.law import PROGRESS
 from rllc.torch import float8, learning, rules, selection, shards
 from rllc.torch.learning import Constants, Learned, Solver
 from rllc.torch.parts import Part
@@ -277,7 +278,8 @@ def _stacked(books: Iterable[Any]) -> Learned:
     """All laws, or the one there is, as views (scopes, ...)."""
     law, faded, last, progress = books
     k = law.shape[-1]
-    return Learned(law.reshape(-1, k), faded.reshape(-1, k, k), last.reshape(-1), progress.reshape(-1, 3))
+    progress = progress.reshape(-1, PROGRESS)
+    return Learned(law.reshape(-1, k), faded.reshape(-1, k, k), last.reshape(-1), progress)
 
 
 def _of(laws: Learned, scope: int) -> Learned:
