@@ -6,6 +6,7 @@ measure("gpt2", memories, setting)      Timings of the list, alone and, where it
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -23,6 +24,7 @@ from rllc.lab import networks
 from rllc.lab.evidence.timings import ALONE, STEP, Spread
 from rllc.lab.graphs import Captured
 from rllc.lab.rounds import Contender, Effort, race, spread
+from rllc.law import SEEKING
 from rllc.notation import parse
 from rllc.torch import RLLC, RLLCAdamW
 
@@ -148,7 +150,9 @@ def build(kind: Kind, params: Iterable[Tensor], dtype: torch.dtype) -> torch.opt
             return torch.optim.SGD(params, lr=LR, momentum=0.9, **flags)
         case "RLLCAdamW" | "RLLCAdamW, no average":
             average = 9.0 if kind.optimizer == AVERAGED else None
-            return RLLCAdamW(params, lr=LR, law_lr=LAW_LR, average=average, **flags)
+            # Without the search, which would have learned the one batch before AdamW has begun.
+            step = dataclasses.replace(SEEKING, growth=0.0)
+            return RLLCAdamW(params, lr=LR, law_lr=LAW_LR, law=1.0, law_step=step, average=average, **flags)
         case memory:
             return RLLC(params, memory, lr=LR, law_lr=LAW_LR, memory_dtype=dtype, **flags)
 

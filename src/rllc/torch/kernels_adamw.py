@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rllc.torch import bias, fused_cpu
 from rllc.torch.fused_cpu import Batch
-from rllc.torch.kernels_cpu import BLOCK, added, view
+from rllc.torch.kernels_cpu import added, view
 from rllc.torch.parts import Part
 
 __all__ = ["advance", "count", "counters", "prepare", "scales", "sums"]
@@ -30,6 +30,7 @@ Array = NDArray[np.float64]
 _flags = {"reassoc", "contract", "nsz"}
 _kernel = numba.njit(fastmath=_flags, error_model="numpy", nogil=True, cache=True)
 COUNT = np.empty(0, np.float32)  # of AdamW's steps
+BLOCK = 256  # entries at a time of the first pass: m, v, g and u stay in the first-level cache
 
 
 def prepare(part: Part, plan: Any) -> tuple[list[Batch] | None, Any]:
