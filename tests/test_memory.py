@@ -109,11 +109,13 @@ def test_adam_in_its_own_metric():
         m, _, t = H
         return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
 
-    def law_update(L, x, g, t):
-        return L + 0.3 * abs(L) ** 1.5 * x
-
     ours = run(Adam(), [1.0], 0.02, 0.3, LawStep(q=1.5))
-    agree(ours, of_reference(update, (np.zeros(N), np.zeros(N), 0), [1.0], 0.02, law_update, pinv))
+    agree(
+        ours,
+        of_reference(
+            update, (np.zeros(N), np.zeros(N), 0), [1.0], 0.02, reference.relative(0.3, q=1.5), pinv
+        ),
+    )
 
 
 def test_sign_momentum_of_the_documentation():
@@ -128,9 +130,7 @@ def test_sign_momentum_of_the_documentation():
 
     ours = run(SignMomentum(), [1.0], 0.01, 0.1, LawStep(decay=0.5))
 
-    def law_update(L, x, g, t):
-        return L + 0.1 / math.sqrt(t) * x
-
+    law_update = reference.relative(0.1, decay=0.5)
     agree(ours, of_reference(update, np.zeros(N), [1.0], 0.01, law_update, pinv))
 
 
@@ -310,6 +310,20 @@ def test_a_law_does_not_grow_by_gradients_a_hundredth_as_large_as_the_mean_of_al
         assert progress[3] == pytest.approx(scale * mean, rel=1e-12)
         assert law[0] == pytest.approx(before[0] * (math.exp(0.1) if size > 0.01 * mean else 1.0), rel=1e-15)
     assert law[0] == pytest.approx(math.exp(0.1 * (9 + 1 + 1 + 20)), rel=1e-12)
+
+
+def test_a_relative_step_makes_no_law_longer_by_so_small_a_gradient():
+    """It may turn it, and make it shorter; the paper's step asks no gradient for its size."""
+    for x, expected in (([3.0, 4.0], [0.6, 0.8]), ([-0.5, 0.0], [0.55, 0.8]), ([0.0, 1.0], None)):
+        laws = {}
+        for q in (1.5, 0.0):
+            law, progress = np.array([0.6, 0.8]), np.array([9.0, 0.0, 0.0, 1.0])
+            laws[q], progress = LawStep(q=q).taken(np, law, 0.1, np.array(x), 1e-3, progress)
+            assert progress[3] == (pytest.approx(0.9001) if q else 1.0)
+        plain = law + 0.1 * np.array(x)
+        np.testing.assert_allclose(laws[0.0], plain, rtol=1e-15)
+        expected = plain / np.linalg.norm(plain) if expected is None else expected
+        np.testing.assert_allclose(laws[1.5], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e30])

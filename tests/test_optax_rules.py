@@ -102,10 +102,7 @@ def test_linear_memory_with_a_law_step_that_decays():
     def update(M, H, g, theta):
         return M @ p.B + np.outer(g, p.a), H
 
-    def law_update(L, x, g, t):
-        x = x * min(1.0, 0.3 / max(np.linalg.norm(x), 1e-300))
-        return L + 0.05 / math.sqrt(t) * np.linalg.norm(L) * x
-
+    law_update = reference.relative(0.05, q=1.0, decay=0.5, clip=0.3)
     tx = rllc("M(0.9) + M(0)", 0.02, 0.05, guard=False, law_step=LawStep(q=1.0, decay=0.5, clip=0.3))
     assert_is_reference(tx, update, None, np.ones(2), 0.02, law_update, lambda M, H, g: ridge(M, g))
 

@@ -86,9 +86,10 @@ def test_it_is_the_process_of_the_reference(way, step, law, decay):
         m, _, t = H
         return np.array([M[:, 0] @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
 
-    def law_update(L, x, g, t):
-        x = x * min(1.0, step.clip / abs(x[0])) if x[0] else x
-        return L + c2 * t**-step.decay * abs(L[0]) ** step.q * x
+    of_unit = reference.relative(c2, step.q, step.decay, step.clip)
+
+    def law_update(L, x, g, t):  # of the second unit, θ, it is the weight decay
+        return np.append(of_unit(L[:1], x[:1], g, t), L[1:])
 
     theta = problem[0]
     process = reference.general(

@@ -124,12 +124,16 @@ def test_around_adam_is_rllc_in_adams_metric():
         m, _, t = H
         return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
 
-    def law_update(L, x, g, t):
-        return L + c2 / math.sqrt(t) * abs(L) ** 1.5 * x / max(1.0, abs(x[0]))
-
     theta = problem[0]
     process = reference.general(
-        problem[1], theta, update, (0 * theta, 0 * theta, 0), [1.0], rate, law_update, pinv
+        problem[1],
+        theta,
+        update,
+        (0 * theta, 0 * theta, 0),
+        [1.0],
+        rate,
+        reference.relative(c2, 1.5, 0.5, clip=1.0),
+        pinv,
     )
     params = parameters(problem)
     opt = Around(optim.Adam(params, rate), c2, law_step=LawStep(q=1.5, decay=0.5, clip=1.0))
@@ -334,6 +338,22 @@ def test_checkpoints_and_copies_go_on_to_the_bit(base, dtype, way):
     same(twin.state_dict(), opt.state_dict())
     same([p.detach() for p in twins], [p.detach() for p in params])
     assert opt.law.dtype == torch.float64
+
+
+def test_one_batch_is_learned_by_heart_and_stays_so():
+    """Where all is learned x stays positive: without a bound the law would be 1e14 after 1,000 steps."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    opt, losses = RLLC.around(optim.SGD(net.parameters(), 0.1, momentum=0.9), law_lr=0.1), []
+    for _ in range(1000):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    assert max(losses[500:]) < 1e-2 and opt.skipped == 0
+    assert opt.law.item() < 1e3
 
 
 def test_foreign_states_are_refused_before_anything_changes():

@@ -3,7 +3,6 @@
 import copy
 import io
 import itertools
-import math
 import pickle
 
 import numpy as np
@@ -93,17 +92,6 @@ def in_metric(M, size, g, owner):
     return x * length / length[owner] if length[owner] else 0 * x
 
 
-def relative(c2, q=0.0, decay=0.0, clip=math.inf):
-    """L + c2 t^(-decay) |L|^q x, |x| at most `clip`."""
-
-    def law_update(L, x, g, t):
-        length = math.sqrt(x @ x)
-        x = x * (clip / length) if length > clip else x
-        return L + c2 / t**decay * math.sqrt(L @ L) ** q * x
-
-    return law_update
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_linear_memory_as_a_rule(place):
     p = parse("M(0.9) + M(0)")
@@ -113,7 +101,9 @@ def test_linear_memory_as_a_rule(place):
         return M @ p.B + np.outer(g, p.a), H
 
     pinv = reference.diagonal_ridge(1e-3)
-    assert_is_reference(found, update, None, [1.0, 1.0], 0.02, relative(0.01), lambda M, H, g: pinv(M, g))
+    assert_is_reference(
+        found, update, None, [1.0, 1.0], 0.02, reference.additive(0.01), lambda M, H, g: pinv(M, g)
+    )
     same, _ = in_torch(p, None, 0.02, 0.01, inverse=DiagonalRidge(), guard=False, **PLACES[place])
     for ours, theirs in zip(found, same, strict=True):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), rtol=1e-12, atol=1e-12)
@@ -131,7 +121,9 @@ def test_adam_with_a_relative_law(place):
         length = M[:, 0] @ (state[1] * M[:, 0])
         return M.T @ g / (1.001 * length) if length else np.zeros(1)
 
-    assert_is_reference(found, update, (ADAM_START, np.zeros(N)), [1.0], 0.02, relative(0.3, q=1.5), pinv)
+    assert_is_reference(
+        found, update, (ADAM_START, np.zeros(N)), [1.0], 0.02, reference.relative(0.3, q=1.5), pinv
+    )
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -149,7 +141,7 @@ def test_the_deviation_from_the_average_beside_momentum(place):
         return x * [1.0, np.linalg.norm(M[:, 1]) / last] if last else np.zeros(2)
 
     hidden = np.zeros(N), np.zeros(N), 0
-    assert_is_reference(found, update, hidden, [1.0, 0.0], 0.02, relative(0.01), pinv)
+    assert_is_reference(found, update, hidden, [1.0, 0.0], 0.02, reference.additive(0.01), pinv)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -163,7 +155,7 @@ def test_sign_momentum_with_a_law_rate_that_falls(place):
     def pinv(M, m, g):
         return M.T @ g / (1.001 * np.abs(m).sum()) if m.any() else np.zeros(1)
 
-    assert_is_reference(found, update, np.zeros(N), [1.0], 0.01, relative(0.1, decay=0.5), pinv)
+    assert_is_reference(found, update, np.zeros(N), [1.0], 0.01, reference.relative(0.1, decay=0.5), pinv)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -177,7 +169,7 @@ def test_a_union_of_three_with_a_clipped_step(place):
         m = 0.9 * m + 0.1 * g
         return np.stack([0.9 * M[:, 0] + g, u, np.sign(m)], 1), (of_adam, size, m)
 
-    law_update = relative(0.2, q=1.0, decay=0.5, clip=0.3)
+    law_update = reference.relative(0.2, q=1.0, decay=0.5, clip=0.3)
     hidden = ADAM_START, np.ones(N), np.zeros(N)
     assert_is_reference(
         found, update, hidden, [0.1, 1.0, 1.0], 0.01, law_update, lambda M, h, g: in_metric(M, h[1], g, 1)
@@ -197,7 +189,7 @@ def test_a_rule_without_a_metric_is_measured_by_the_last_gradient(place):
         size = np.linalg.norm(M) * np.linalg.norm(g_last)
         return M.T @ g / (1.001 * size) if size else np.zeros(1)
 
-    assert_is_reference(found, update, np.zeros(N), [1.0], 0.05, relative(0.1), pinv)
+    assert_is_reference(found, update, np.zeros(N), [1.0], 0.05, reference.additive(0.1), pinv)
     assert opt.param_groups[0]["last"].item() == pytest.approx(last[STEPS - 1], rel=1e-12)
 
 
@@ -222,7 +214,7 @@ def test_steps_of_the_law(way, name):
         return M @ p.B + np.outer(g, p.a), H
 
     pinv = reference.gramian_ridge(p, 1e-3)
-    law_update = relative(0.05, **options)
+    law_update = reference.relative(0.05, **options)
     assert_is_reference(found, update, None, np.ones(2), 0.02, law_update, lambda M, H, g: pinv(M, g))
     assert opt.param_groups[0]["progress"][0] == STEPS
 

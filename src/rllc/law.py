@@ -213,9 +213,11 @@ class LawStep:
     With growth > 0 the law first finds its size s: it grows by the factor e^growth a step while x says
     that steps should have been longer, until the mean of its part along the law is no more positive. Then
     s = |L|, and the law learns, but no further than to s again. Begun small enough, the learning rate need
-    not be known. A network that has learned all its data says forever that steps should be longer, until
-    they break it: hence this bound, and no growth where a gradient is QUIET, a hundredth of the mean size of
-    all so far. Without growth s = 1, and no bound.
+    not be known. Without growth s = 1, and no bound.
+
+    A network that has learned all its data says forever that steps should be longer, until they break it:
+    hence that bound, and where a gradient is QUIET, a hundredth of the mean size of all so far, no law grows,
+    and no relative step makes it longer.
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
@@ -240,8 +242,8 @@ class LawStep:
     def taken(
         self, xp: ModuleType, law: Array, rate: Any, x: Array, gradient: Array, progress: Array
     ) -> tuple[Array, Array]:
-        """The law (k,) after the step, and the progress: t and, if it grows, the mean of x along the law, s
-        once it is found, and the mean of |g| over all steps.
+        """The law (k,) after the step, and the progress: t; if it grows, the mean of x along the law and s
+        once it is found; if it grows or steps are relative, the mean of |g| over all steps.
 
         Args:
             rate: c2; with 0 the law stays, and does not grow either.
@@ -253,21 +255,22 @@ class LawStep:
         if self.clip < math.inf:
             x_length = xp.sqrt(xp.sum(x * x))
             x = x * xp.where(x_length > self.clip, self.clip / xp.where(x_length > 0, x_length, 1.0), 1.0)
+        if not self.growth and not self.q:
+            return law + self._rate(rate, t) * x, xp.stack([t, mean, size, usual])
+        usual = usual + (gradient - usual) / t
+        is_quiet = gradient <= QUIET * usual
         if not self.growth:
-            relative = x * length**self.q if self.q else x
-            return law + self._rate(rate, t) * relative, xp.stack([t, mean, size, usual])
+            learned = law + self._rate(rate, t) * (x * length**self.q)
+            learned = _within(xp, learned, xp.where(is_quiet, length, math.inf))
+            return learned, xp.stack([t, mean, size, usual])
         along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
         mean = self.smoothing * mean + (1 - self.smoothing) * along
         ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
         size = xp.where(ripe, length, size)
         s = xp.where(size > 0, size, 1.0)
-        usual = usual + (gradient - usual) / t
-        grows = (gradient > QUIET * usual) & (rate > 0)
-        grown = law * xp.where(grows, 1 + math.expm1(self.growth), 1.0)
+        grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
         learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
-        reach = xp.sqrt(xp.sum(learned * learned))
-        learned = learned * xp.where(reach > s, s / xp.where(reach > 0, reach, 1.0), 1.0)
-        return xp.where(size > 0, learned, grown), xp.stack([t, mean, size, usual])
+        return xp.where(size > 0, _within(xp, learned, s), grown), xp.stack([t, mean, size, usual])
 
     def _rate(self, rate: Any, t: Any) -> Any:
         return rate * t**-self.decay if self.decay else rate
@@ -392,6 +395,12 @@ def check_nonnegative(name: str, value: Any) -> None:
         isinstance(value, float | int | np.number) and not 0 <= float(value) < math.inf
     ):
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+
+
+def _within(xp: ModuleType, law: Array, bound: Array) -> Array:
+    """A law no longer than that."""
+    reach = xp.sqrt(xp.sum(law * law))
+    return law * xp.where(reach > bound, bound / xp.where(reach > 0, reach, 1.0), 1.0)
 
 
 def _own_frame(p: Propagator) -> Frame:

@@ -27,6 +27,7 @@ __all__ = [
     "general",
     "gramian_ridge",
     "guarded",
+    "relative",
     "ridge",
     "seeking",
 ]
@@ -103,29 +104,51 @@ def additive(c2: float) -> LawUpdate:
     return lambda L, x, g, t: L + c2 * x
 
 
+def relative(c2: float, q: float = 0.0, decay: float = 0.0, clip: float = np.inf) -> LawUpdate:
+    """L + c2 t^(-decay) |L|^q x, |x| at most clip; with q > 0 no longer than L if |g| is quiet.
+
+    Quiet is at most a hundredth of its mean so far. Like `seeking` it remembers: it is for one process.
+    """
+    sizes: list[float] = []
+
+    def update(L: Array, x: Array, g: Array, t: int) -> Array:
+        sizes.append(float(np.linalg.norm(g)))
+        new = L + c2 * t**-decay * float(np.linalg.norm(L)) ** q * _at_most(clip, x)
+        return _at_most(float(np.linalg.norm(L)), new) if q and _is_quiet(sizes) else new
+
+    return update
+
+
 def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
     """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
 
-    It does not grow where |g| is at most a hundredth of its mean so far. Then
-    L + c2 t^(-decay) s (|L|/s)^q x, with s = |L| as found, |x| at most clip, and the law never beyond s. It
-    remembers: it is for one process.
+    It does not grow where |g| is quiet, as `relative` has it. Then L + c2 t^(-decay) s (|L|/s)^q x, with
+    s = |L| as found, |x| at most clip, and the law never beyond s.
     """
-    mean, s, sizes = 0.0, 0.0, []
+    mean, s = 0.0, 0.0
+    sizes: list[float] = []
 
     def update(L: Array, x: Array, g: Array, t: int) -> Array:
         nonlocal mean, s
         sizes.append(float(np.linalg.norm(g)))
-        length, of_x = float(np.linalg.norm(L)), float(np.linalg.norm(x))
-        x = x * min(1.0, clip / of_x) if of_x else x
+        length, x = float(np.linalg.norm(L)), _at_most(clip, x)
         mean = smoothing * mean + (1 - smoothing) * float(L @ x) / length
         if s == 0 and mean <= 0 and t > 1 / (1 - smoothing):
             s = length
         if s == 0:
-            return L * np.exp(growth) if sizes[-1] > 0.01 * np.mean(sizes) else L
-        L = L + c2 * t**-decay * s * (length / s) ** q * x
-        return L * min(1.0, s / float(np.linalg.norm(L)))
+            return L if _is_quiet(sizes) else L * np.exp(growth)
+        return _at_most(s, L + c2 * t**-decay * s * (length / s) ** q * x)
 
     return update
+
+
+def _at_most(length: float, x: Array) -> Array:
+    own = float(np.linalg.norm(x))
+    return x * min(1.0, length / own) if own else x
+
+
+def _is_quiet(sizes: list[float]) -> bool:
+    return sizes[-1] <= 0.01 * float(np.mean(sizes))
 
 
 def cutoff(rcond: float) -> RelaxedInverse:

@@ -93,23 +93,28 @@ def _take(
     progress[0] += 1
     if reach > clip:
         _scale(x, clip / reach)
-    factor, s = rate * progress[0] ** -decay if decay else rate, 1.0
+    factor, s, bound = rate * progress[0] ** -decay if decay else rate, 1.0, math.inf
+    is_quiet = False
+    if growth or q:
+        progress[3] += (gradient - progress[3]) / progress[0]
+        is_quiet = gradient <= QUIET * progress[3]
     if growth:
         along = _dot(law, x) / (length if length > 0 else 1.0)
         progress[1] = smoothing * progress[1] + (1 - smoothing) * along
         if progress[2] == 0 and progress[1] <= 0 and progress[0] * (1 - smoothing) > 1:
             progress[2] = length
-        s = progress[2]
-        progress[3] += (gradient - progress[3]) / progress[0]
+        s = bound = progress[2]
         if not s > 0:
-            _scale(law, 1 + growth if rate > 0 and gradient > QUIET * progress[3] else 1.0)
+            _scale(law, 1.0 if is_quiet or rate <= 0 else 1 + growth)
             return
+    elif is_quiet:
+        bound = length
     factor *= s * (length / s) ** q if q else s
     for i in range(law.size):
         law[i] += factor * x[i]
     reach = math.sqrt(_dot(law, law))
-    if growth and reach > s:
-        _scale(law, s / reach)
+    if reach > bound:
+        _scale(law, bound / reach)
 
 
 @_kernel

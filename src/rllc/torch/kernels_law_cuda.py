@@ -88,6 +88,12 @@ def _ridge_solved(
 
 
 @triton.jit
+def _within(law, bound):
+    reach = _length(law)
+    return law * tl.where(reach > bound, bound / tl.where(reach > 0, reach, 1.0), 1.0)
+
+
+@triton.jit
 def _taken(
     law,
     rate,
@@ -108,6 +114,9 @@ def _taken(
         x *= tl.where(reach > clip, clip / tl.where(reach > 0, reach, 1.0), 1.0)
     rate_now = rate * _power(t, -decay) if decay > 0 else rate
     length = _length(law)
+    if growth > 0 or q > 0:
+        usual += (gradient - usual) / t
+        is_quiet = gradient <= QUIET * usual
     if growth > 0:
         along = tl.sum(law * x, 0) / tl.where(length > 0, length, 1.0)
         mean = smoothing * mean + (1 - smoothing) * along
@@ -115,13 +124,13 @@ def _taken(
         size = tl.where(ripe, length, size)
         s = tl.where(size > 0, size, 1.0)
         learned = law + rate_now * s * (_power(length / s, q) if q > 0 else 1.0) * x
-        reach = _length(learned)
-        learned *= tl.where(reach > s, s / tl.where(reach > 0, reach, 1.0), 1.0)
-        usual += (gradient - usual) / t
-        grows = (rate > 0) & (gradient > QUIET * usual)
-        law = tl.where(size > 0, learned, tl.where(grows, law * (1 + growth), law))
+        grown = tl.where(is_quiet | (rate <= 0), law, law * (1 + growth))
+        law = tl.where(size > 0, _within(learned, s), grown)
+    elif q > 0:
+        learned = law + rate_now * _power(length, q) * x
+        law = tl.where(is_quiet, _within(learned, length), learned)
     else:
-        law += rate_now * (_power(length, q) if q > 0 else 1.0) * x
+        law += rate_now * x
     return law, t, mean, size, usual
 
 
