@@ -49,7 +49,7 @@ Array = Any  # an array of numpy, torch or jax.numpy: the caller's
 
 # The guard acts when memory holds less than a gradient of this fraction of the present one's size.
 GUARD_FRACTION = 0.25
-# Of the mean size of all gradients: below it a law does not grow.
+# Of the mean size of all gradients so far: one that is smaller makes no law longer (`LawStep`).
 QUIET = 0.01
 # How many numbers a law step keeps from step to step.
 PROGRESS = 4

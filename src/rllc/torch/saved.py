@@ -77,7 +77,7 @@ def checked(
 
 
 def progress(saved: ArrayLike | Tensor) -> np.ndarray:
-    """(..., PROGRESS) as saved; the mean of |g|, which older states lack, begins at the present gradient."""
+    """(..., PROGRESS) as saved; the mean of |g|, which older states lack, begins at zero."""
     found = numpy(saved)
     if found.shape[-1:] != (PROGRESS - 1,):
         return found
