@@ -81,8 +81,8 @@ def test_one_batch_is_learned_by_heart_and_stays_so():
         return (optax.apply_updates(params, updates), state), value
 
     start = params, SEEKER.init(params)
-    (params, state), losses = jax.jit(lambda start: jax.lax.scan(step, start, None, 600))(start)
-    assert losses[200:].max() < 1e-3
+    (params, state), losses = jax.jit(lambda start: jax.lax.scan(step, start, None, 300))(start)
+    assert losses[150:].max() < 1e-3
     assert optax.tree.get(state, "law")[0] < 1e3
     assert max(float(abs(p).max()) for p in params.values()) < 10
 

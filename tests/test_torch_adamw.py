@@ -151,13 +151,13 @@ def test_one_batch_is_learned_by_heart_and_stays_so(way):
     x, y = torch.randn(32, 8), torch.randint(4, (32,))
     net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
     opt, losses = RLLCAdamW(net.parameters(), **way), []
-    for _ in range(600):
+    for _ in range(300):
         opt.zero_grad()
         loss = nn.functional.cross_entropy(net(x), y)
         loss.backward()
         opt.step()
         losses.append(loss.item())
-    assert max(losses[200:]) < 1e-3
+    assert max(losses[150:]) < 1e-3
     assert float(opt.law) < 1e3 and max(float(p.abs().max()) for p in net.parameters()) < 10
 
 
