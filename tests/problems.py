@@ -1,4 +1,4 @@
-"""What the optimizers are tested on: the paper's eight memories and two problems with known gradients."""
+"""What the optimizers are tested on: the paper's eight memories, two known gradients, one batch."""
 
 from collections.abc import Callable
 
@@ -66,3 +66,26 @@ def random_propagator(seed: int, k: int) -> Propagator:
     rng = np.random.default_rng(seed)
     B = rng.normal(size=(k, k))
     return Propagator(0.9 * B / np.max(np.abs(np.linalg.eigvals(B))), rng.normal(size=k))
+
+
+def learned_by_heart(build, steps):
+    """The losses of a small network of torch on one batch, again and again, and the optimizer of `build`."""
+    import torch  # the other problems are NumPy's
+    from torch import nn
+
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 8), torch.randint(4, (32,))
+    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    opt, losses = build(net.parameters()), []
+    for _ in range(steps):
+        opt.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        opt.step()
+        losses.append(loss.item())
+    return losses, opt
+
+
+def of_the_first(law_update):
+    """A reference's law update for the first unit alone; the laws of the others stay."""
+    return lambda L, x, g, t: np.append(law_update(L[:1], x[:1], g, t), L[1:])

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from problems import of_the_first
 from rllc import reference
 from rllc.optax import LawStep, averaged_params, law_report, rllc_adamw
 
@@ -85,11 +86,6 @@ def test_one_batch_is_learned_by_heart_and_stays_so():
     assert losses[150:].max() < 1e-3
     assert optax.tree.get(state, "law")[0] < 1e3
     assert max(float(abs(p).max()) for p in params.values()) < 10
-
-
-def of_the_first(law_update):
-    """That of the first unit; the others' laws stay."""
-    return lambda L, x, g, t: np.append(law_update(L[:1], x[:1], g, t), L[1:])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from problems import quadratic, tanh_net
+from problems import learned_by_heart, of_the_first, quadratic, tanh_net
 from rllc import reference
 from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
 from rllc.optax import rllc_adamw
@@ -86,11 +86,7 @@ def test_it_is_the_process_of_the_reference(way, step, law, decay):
         m, _, t = H
         return np.array([M[:, 0] @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
 
-    of_unit = reference.relative(c2, step.q, step.decay, step.clip)
-
-    def law_update(L, x, g, t):  # of the second unit, θ, it is the weight decay
-        return np.append(of_unit(L[:1], x[:1], g, t), L[1:])
-
+    law_update = of_the_first(reference.relative(c2, step.q, step.decay, step.clip))
     theta = problem[0]
     process = reference.general(
         problem[1], theta, update, (0 * theta, 0 * theta, 0), [law, 1.0], lr, law_update, pinv
@@ -147,18 +143,10 @@ def test_the_default_is_that_of_the_reference_and_of_optax(way):
 
 def test_one_batch_is_learned_by_heart_and_stays_so(way):
     """What everybody tries first. Where all is learned x stays positive: unbounded, steps would grow on."""
-    torch.manual_seed(0)
-    x, y = torch.randn(32, 8), torch.randint(4, (32,))
-    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
-    opt, losses = RLLCAdamW(net.parameters(), **way), []
-    for _ in range(300):
-        opt.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
+    losses, opt = learned_by_heart(lambda params: RLLCAdamW(params, **way), 300)
     assert max(losses[150:]) < 1e-3
-    assert float(opt.law) < 1e3 and max(float(p.abs().max()) for p in net.parameters()) < 10
+    assert float(opt.law) < 1e3
+    assert max(float(p.abs().max()) for p in opt.param_groups[0]["params"]) < 10
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

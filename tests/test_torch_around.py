@@ -11,7 +11,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from problems import quadratic, tanh_net
+from problems import learned_by_heart, quadratic, tanh_net
 from rllc import reference
 from rllc.law import DiagonalRidge, LawStep
 from rllc.torch import RLLC, RLLCAdamW
@@ -342,16 +342,9 @@ def test_checkpoints_and_copies_go_on_to_the_bit(base, dtype, way):
 
 def test_one_batch_is_learned_by_heart_and_stays_so():
     """Where all is learned x stays positive: without a bound the law would be 1e14 after 1,000 steps."""
-    torch.manual_seed(0)
-    x, y = torch.randn(32, 8), torch.randint(4, (32,))
-    net = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
-    opt, losses = RLLC.around(optim.SGD(net.parameters(), 0.1, momentum=0.9), law_lr=0.1), []
-    for _ in range(1000):
-        opt.zero_grad()
-        loss = nn.functional.cross_entropy(net(x), y)
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
+    losses, opt = learned_by_heart(
+        lambda params: RLLC.around(optim.SGD(params, 0.1, momentum=0.9), law_lr=0.1), 1000
+    )
     assert max(losses[500:]) < 1e-2 and opt.skipped == 0
     assert opt.law.item() < 1e3
 

@@ -253,24 +253,25 @@ class LawStep:
         t, mean, size, usual = progress[0] + 1, progress[1], progress[2], progress[3]
         length = xp.sqrt(xp.sum(law * law))
         if self.clip < math.inf:
-            x_length = xp.sqrt(xp.sum(x * x))
-            x = x * xp.where(x_length > self.clip, self.clip / xp.where(x_length > 0, x_length, 1.0), 1.0)
-        if not self.growth and not self.q:
-            return law + self._rate(rate, t) * x, xp.stack([t, mean, size, usual])
-        usual = usual + (gradient - usual) / t
-        is_quiet = gradient <= QUIET * usual
-        if not self.growth:
+            x = _within(xp, x, self.clip)
+        if self.growth or self.q:
+            usual = usual + (gradient - usual) / t
+            is_quiet = gradient <= QUIET * usual
+        if self.growth:
+            along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
+            mean = self.smoothing * mean + (1 - self.smoothing) * along
+            ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
+            size = xp.where(ripe, length, size)
+            s = xp.where(size > 0, size, 1.0)
+            grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
+            learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
+            law = xp.where(size > 0, _within(xp, learned, s), grown)
+        elif self.q:
             learned = law + self._rate(rate, t) * (x * length**self.q)
-            learned = _within(xp, learned, xp.where(is_quiet, length, math.inf))
-            return learned, xp.stack([t, mean, size, usual])
-        along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
-        mean = self.smoothing * mean + (1 - self.smoothing) * along
-        ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
-        size = xp.where(ripe, length, size)
-        s = xp.where(size > 0, size, 1.0)
-        grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
-        learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
-        return xp.where(size > 0, _within(xp, learned, s), grown), xp.stack([t, mean, size, usual])
+            law = _within(xp, learned, xp.where(is_quiet, length, math.inf))
+        else:
+            law = law + self._rate(rate, t) * x
+        return law, xp.stack([t, mean, size, usual])
 
     def _rate(self, rate: Any, t: Any) -> Any:
         return rate * t**-self.decay if self.decay else rate
@@ -397,10 +398,10 @@ def check_nonnegative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
-def _within(xp: ModuleType, law: Array, bound: Array) -> Array:
-    """A law no longer than that."""
-    reach = xp.sqrt(xp.sum(law * law))
-    return law * xp.where(reach > bound, bound / xp.where(reach > 0, reach, 1.0), 1.0)
+def _within(xp: ModuleType, x: Array, bound: Array) -> Array:
+    """x, or in its direction what is no longer than the bound."""
+    length = xp.sqrt(xp.sum(x * x))
+    return x * xp.where(length > bound, bound / xp.where(length > 0, length, 1.0), 1.0)
 
 
 def _own_frame(p: Propagator) -> Frame:

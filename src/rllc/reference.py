@@ -113,8 +113,9 @@ def relative(c2: float, q: float = 0.0, decay: float = 0.0, clip: float = np.inf
 
     def update(L: Array, x: Array, g: Array, t: int) -> Array:
         sizes.append(float(np.linalg.norm(g)))
-        new = L + c2 * t**-decay * float(np.linalg.norm(L)) ** q * _at_most(clip, x)
-        return _at_most(float(np.linalg.norm(L)), new) if q and _is_quiet(sizes) else new
+        length = float(np.linalg.norm(L))
+        new = L + c2 * t**-decay * length**q * _at_most(clip, x)
+        return _at_most(length, new) if q and _is_quiet(sizes) else new
 
     return update
 

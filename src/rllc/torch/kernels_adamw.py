@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rllc.torch import bias, fused_cpu
 from rllc.torch.fused_cpu import Batch
-from rllc.torch.kernels_cpu import added, view
+from rllc.torch.kernels_cpu import FLAGS, added, view
 from rllc.torch.parts import Part
 
 __all__ = ["advance", "count", "counters", "prepare", "scales", "sums"]
@@ -27,8 +27,7 @@ Array = NDArray[np.float64]
 
 # As in `rllc.torch.kernels_cpu`. A division by zero gives infinity: to raise an error would cost a branch,
 # and with it the vectors.
-_flags = {"reassoc", "contract", "nsz"}
-_kernel = numba.njit(fastmath=_flags, error_model="numpy", nogil=True, cache=True)
+_kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, cache=True)
 COUNT = np.empty(0, np.float32)  # of AdamW's steps
 BLOCK = 256  # entries at a time of the first pass: m, v, g and u stay in the first-level cache
 
@@ -109,7 +108,7 @@ def _count(counters: np.ndarray, like: np.ndarray) -> None:
         view(counters[i], 0, 1, like)[0] += 1
 
 
-@numba.njit(fastmath=_flags | {"arcp", "ninf"}, error_model="numpy", cache=True)
+@numba.njit(fastmath=FLAGS | {"arcp", "ninf"}, error_model="numpy", cache=True)
 def _direction(m: Any, v: Any, eps: Any) -> Any:
     """m/(√v + eps) of finite numbers; in float32 by an estimate of the reciprocal and a Newton step, which is
     faster than a division and as exact, but for a unit in the last place."""

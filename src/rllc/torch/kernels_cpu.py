@@ -14,13 +14,14 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BLOCK", "added", "advance_chunks", "combined", "gram_chunks", "view"]
+__all__ = ["BLOCK", "FLAGS", "added", "advance_chunks", "combined", "gram_chunks", "view"]
 
 # Entries of a block: what is written of it in one loop is still in the first-level cache for the next.
 BLOCK = 1024
 
 # Sums may be reordered and a product and a sum made in one; NaN and infinity keep their meaning.
-kernel = numba.njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)
+FLAGS = {"reassoc", "contract", "nsz"}
+kernel = numba.njit(fastmath=FLAGS, nogil=True, cache=True)
 
 
 def _pointer_typed(typingctx: Any, address: Any, witness: Any) -> Any:

@@ -76,6 +76,14 @@ def _scale(x: Array, factor: float) -> None:
 
 
 @_kernel
+def _shorten(x: Array, bound: float) -> None:
+    """`rllc.law._within`, in place."""
+    length = math.sqrt(_dot(x, x))
+    if length > bound:
+        _scale(x, bound / length)
+
+
+@_kernel
 def _take(
     law: Array,
     rate: float,
@@ -89,10 +97,9 @@ def _take(
     smoothing: float,
 ) -> None:
     """`rllc.law.LawStep.taken`, law and progress in place; growth is e^growth - 1."""
-    length, reach = math.sqrt(_dot(law, law)), math.sqrt(_dot(x, x))
+    length = math.sqrt(_dot(law, law))
     progress[0] += 1
-    if reach > clip:
-        _scale(x, clip / reach)
+    _shorten(x, clip)
     factor, s, bound = rate * progress[0] ** -decay if decay else rate, 1.0, math.inf
     is_quiet = False
     if growth or q:
@@ -112,9 +119,7 @@ def _take(
     factor *= s * (length / s) ** q if q else s
     for i in range(law.size):
         law[i] += factor * x[i]
-    reach = math.sqrt(_dot(law, law))
-    if reach > bound:
-        _scale(law, bound / reach)
+    _shorten(law, bound)
 
 
 @_kernel

@@ -88,9 +88,9 @@ def _ridge_solved(
 
 
 @triton.jit
-def _within(law, bound):
-    reach = _length(law)
-    return law * tl.where(reach > bound, bound / tl.where(reach > 0, reach, 1.0), 1.0)
+def _within(x, bound):
+    length = _length(x)
+    return x * tl.where(length > bound, bound / tl.where(length > 0, length, 1.0), 1.0)
 
 
 @triton.jit
@@ -110,8 +110,7 @@ def _taken(
     t, mean, size = tl.load(progress) + 1, tl.load(progress + 1), tl.load(progress + 2)
     usual = tl.load(progress + 3)
     if clip > 0:
-        reach = _length(x)
-        x *= tl.where(reach > clip, clip / tl.where(reach > 0, reach, 1.0), 1.0)
+        x = _within(x, clip)
     rate_now = rate * _power(t, -decay) if decay > 0 else rate
     length = _length(law)
     if growth > 0 or q > 0:
