@@ -8,7 +8,7 @@ from rllc.lab import cli, records
 from rllc.lab.files import Folder
 from rllc.lab.options import Run
 from rllc.lab.run import plans
-from rllc.lab.search import SHORT
+from rllc.lab.search import GRIDS
 from rllc.lab.studies import PAPER_TASKS, STUDIES
 
 MEMORIES = ("M(0.9)", "M(0.9) + M(0.0)")
@@ -110,7 +110,7 @@ def test_plans_are_the_studys_or_what_was_asked_for():
     assert sum(len(settings) for settings in everything[0].tried.values()) == 3 * 15 + 8 * 18
     (asked,) = plans(Run("table1", ("fashion-mlp",), ("adam", "M(.9)"), 1, 500, "short"))
     assert asked.task is FASHION and list(asked.tried) == ["Adam", "M(0.9)"]
-    assert (asked.steps, asked.seeds, asked.rungs) == (500, 1, SHORT)
+    assert (asked.steps, asked.seeds, asked.rungs) == (500, 1, GRIDS["short"])
     assert plans(Run("units"))[0].steps == STUDIES["units"].steps == 3000
 
 

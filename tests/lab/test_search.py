@@ -9,7 +9,7 @@ from rich.console import Console
 from rllc.lab.cells import points_for
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import Rates, trials
-from rllc.lab.search import SHORT, Maker, Plan, Rung, making, search
+from rllc.lab.search import GRIDS, Maker, Plan, Rung, making, search
 from rllc.lab.selection import best_point, choose, finished, promising, reading
 from rllc.lab.settings import SGD
 from rllc.lab.sweep import pool
@@ -35,7 +35,7 @@ class Pretended(Maker):
 
 def test_halving_keeps_the_better_third_and_then_the_better_ninth():
     maker = Pretended()
-    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 3, 1000, rungs=SHORT), maker)
+    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 3, 1000, rungs=GRIDS["short"]), maker)
     assert [(len(cells), {cell.steps for cell in cells}) for _, cells in maker.asked] == [
         (9, {100}),
         (3, {300}),
@@ -56,7 +56,7 @@ def test_without_rungs_every_setting_runs_in_full():
     assert {cell.points for _, cells in maker.asked for cell in cells} == {points_for(DIGITS, 1000)}
 
 
-@pytest.mark.parametrize("rungs", [(), SHORT, (Rung(0.5, 0.4),)])
+@pytest.mark.parametrize("rungs", [(), GRIDS["short"], (Rung(0.5, 0.4),)])
 def test_a_plan_knows_how_many_steps_it_takes(rungs):
     maker = Pretended()
     plan = Plan(DIGITS, {"SGD": SETTINGS, "other": SETTINGS[:4]}, 3, 1000, rungs=rungs)

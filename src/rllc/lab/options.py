@@ -118,9 +118,9 @@ class Run:
     ] = None
     """Training steps of each run."""
 
-    grid: Literal["full", "short"] = "full"
+    grid: Literal["full", "short", "tenth"] = "full"
     """full runs every rate for all steps; short drops the worse two thirds after a tenth of the steps and two
-    thirds of the rest after three tenths (successive halving)."""
+    thirds of the rest after three tenths (successive halving); tenth all but the best after a tenth."""
 
     time_limit: Annotated[
         float | None, tyro.conf.arg(metavar="MINUTES", help_behavior_hint="(default: none)")

@@ -16,7 +16,7 @@ from rllc.lab.errors import Broken, OutOfTime, Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import named
 from rllc.lab.options import Run
-from rllc.lab.search import SHORT, Maker, Plan, making, search
+from rllc.lab.search import GRIDS, Maker, Plan, making, search
 from rllc.lab.studies import STUDIES
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -73,7 +73,7 @@ def plans(options: Run) -> Sequence[Plan | Adaptive]:
         return _adaptive_plans(options, tasks, names, device)
     study = STUDIES[options.study]
     tried = {name: study.trials(name) for name in names or study.optimizers}
-    rungs = SHORT if options.grid == "short" else ()
+    rungs = GRIDS[options.grid]
     return [
         Plan(task, tried, options.seeds, options.steps or study.steps or task.steps, device, rungs)
         for task in tasks or [TASKS[name] for name in study.tasks]
@@ -83,8 +83,10 @@ def plans(options: Run) -> Sequence[Plan | Adaptive]:
 def _adaptive_plans(
     options: Run, tasks: Sequence[Task | TextTask], names: Sequence[str], device: str
 ) -> list[Adaptive]:
-    if options.grid == "short":
-        raise Refused(f"{adaptive.STUDY} needs every rate at every stopping time; leave out --grid short")
+    if options.grid != "full":
+        raise Refused(
+            f"{adaptive.STUDY} needs every rate at every stopping time; leave out --grid {options.grid}"
+        )
     known = dict.fromkeys(contender.optimizer for contender in adaptive.CONTENDERS)
     strange = [name for name in names if name not in known]
     if strange:

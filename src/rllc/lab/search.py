@@ -34,7 +34,7 @@ from rllc.lab.settings import Setting
 from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
 
-__all__ = ["SHORT", "Maker", "Plan", "Planned", "Rung", "making", "search"]
+__all__ = ["GRIDS", "Maker", "Plan", "Planned", "Rung", "making", "search"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,15 @@ class Rung:
         return max(1, round(self.part * whole))
 
     def left(self, settings: int) -> int:
-        """How many of all the settings go on."""
-        return math.ceil(self.kept * settings)
+        """How many of all the settings go on, one at least."""
+        return max(1, math.ceil(self.kept * settings))
 
 
-SHORT = (Rung(0.1, 1 / 3), Rung(0.3, 1 / 9))
+GRIDS: dict[str, tuple[Rung, ...]] = {
+    "full": (),
+    "short": (Rung(0.1, 1 / 3), Rung(0.3, 1 / 9)),
+    "tenth": (Rung(0.1, 0),),
+}
 MOST_RUNG_POINTS = 10
 
 
