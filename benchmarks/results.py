@@ -14,7 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rllc.lab import runs
-from rllc.lab.evidence import adaptive, adaptive_figure, adaptive_tables, claims, cost, figures, tables
+from rllc.lab.evidence import (
+    adaptive,
+    adaptive_figure,
+    adaptive_tables,
+    claims,
+    cost,
+    figures,
+    grids,
+    tables,
+)
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import replacing
 from rllc.lab.memoryless import effects
@@ -60,6 +69,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "accuracies": _table(2, "last"),
     "controls": _table("controls", "all"),
     "controls at the end": _table("controls", "last"),
+    "grids": lambda records: tables.render(grids.table(records), "markdown"),
     "units": _table("units", "all"),
     "precision": _table("precision", "all"),
     "shakespeare": _table("shakespeare", "all"),

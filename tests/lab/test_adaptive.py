@@ -13,7 +13,6 @@ from rllc.lab.adaptive import (
     COSINE,
     Adaptive,
     Contender,
-    among,
     at,
     plans_in,
     search,
@@ -26,11 +25,12 @@ from rllc.lab.evidence import adaptive_figure, adaptive_results, adaptive_tables
 from rllc.lab.evidence.markup import MISSING
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.files import Folder
+from rllc.lab.making import making
 from rllc.lab.optimizers import named
 from rllc.lab.options import Figure, Run, Table
 from rllc.lab.records import Record, write
 from rllc.lab.run import main, plans
-from rllc.lab.search import making
+from rllc.lab.search import among
 from rllc.lab.settings import Adam, RllcAdamW
 from rllc.lab.sweep import pool
 from rllc.lab.tasks import TASKS

@@ -4,6 +4,7 @@ Ctrl-C is in test_compare.py, a killed worker in test_sweep.py and test_cluster.
 """
 
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -24,8 +25,9 @@ from rllc.lab import checkpoints, files, records, run, runs, sweep, training
 from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, Damaged
 from rllc.lab.files import Folder
+from rllc.lab.making import making
 from rllc.lab.options import Prune, Run
-from rllc.lab.search import Plan, making, search
+from rllc.lab.search import Plan, search
 from rllc.lab.settings import (
     SGD,
     Adam,
@@ -388,7 +390,7 @@ def test_a_diverged_run_is_recorded_as_such_and_never_chosen(tmp_path):
     tried = {"SGD": (SGD(1e6), SGD(0.1), SGD(1e7)), "momentum SGD": (SGD(1e6, 0.9),)}
     plan = Plan(DIGITS, tried, seeds=2, steps=20)
     with threads(1) as pool, making(pool, out, [plan], console) as maker:
-        sgd, momentum = search(plan, maker)
+        sgd, momentum = search(plan, functools.partial(maker.records, plan))
     assert [record.cell.setting for record in sgd.records] == [SGD(0.1)] * 2
     assert momentum.records == ()
     found, _ = runs.gather(str(tmp_path))

@@ -1,6 +1,7 @@
 """Successive halving drops the right ones; a plan counts its steps; nothing is run twice."""
 
 import dataclasses
+import functools
 
 import pytest
 from made import DIGITS, record
@@ -8,8 +9,9 @@ from rich.console import Console
 
 from rllc.lab.cells import points_for
 from rllc.lab.files import Folder
+from rllc.lab.making import making
 from rllc.lab.optimizers import Rates, trials
-from rllc.lab.search import GRIDS, Maker, Plan, Rung, making, search
+from rllc.lab.search import GRIDS, Plan, Rung, search
 from rllc.lab.selection import best_point, choose, finished, promising, reading
 from rllc.lab.settings import SGD
 from rllc.lab.sweep import pool
@@ -17,14 +19,14 @@ from rllc.lab.sweep import pool
 SETTINGS = tuple(SGD(0.1 * (i + 1)) for i in range(9))
 
 
-class Pretended(Maker):
+class Pretended:
     """Makes records at once, whose validation accuracy is the setting's rate over 10."""
 
     def __init__(self):
         self.asked = []
         self.named = []
 
-    def records(self, plan, what, cells):
+    def __call__(self, what, cells):
         self.asked.append((what, [cell for ours in cells.values() for cell in ours]))
         self.named += cells.items()
         return {name: [self.made(cell) for cell in ours] for name, ours in cells.items()}
@@ -34,34 +36,46 @@ class Pretended(Maker):
 
 
 def test_halving_keeps_the_better_third_and_then_the_better_ninth():
-    maker = Pretended()
-    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 3, 1000, rungs=GRIDS["short"]), maker)
-    assert [(len(cells), {cell.steps for cell in cells}) for _, cells in maker.asked] == [
+    pretended = Pretended()
+    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 3, 1000, rungs=GRIDS["short"]), pretended)
+    assert [(len(cells), {cell.steps for cell in cells}) for _, cells in pretended.asked] == [
         (9, {100}),
         (3, {300}),
         (1, {1000}),
         (3, {1000}),
     ]
-    assert [{cell.tested for cell in cells} for _, cells in maker.asked] == [{False}, {False}, {True}, {True}]
+    assert [{cell.tested for cell in cells} for _, cells in pretended.asked] == [
+        {False},
+        {False},
+        {True},
+        {True},
+    ]
     assert row.tried == SETTINGS and row.in_full == SETTINGS[-1:]
     assert [r.cell.seed for r in row.records] == [0, 1, 2]
     assert {r.cell.setting for r in row.records} == {SETTINGS[-1]}
 
 
+def test_tenth_lets_one_go_on():
+    pretended = Pretended()
+    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 3, 1000, rungs=GRIDS["tenth"]), pretended)
+    assert [len(cells) for _, cells in pretended.asked] == [9, 1, 3]
+    assert row.in_full == SETTINGS[-1:]
+
+
 def test_without_rungs_every_setting_runs_in_full():
-    maker = Pretended()
-    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 2, 1000), maker)
-    assert [len(cells) for _, cells in maker.asked] == [9, 2]
+    pretended = Pretended()
+    (row,) = search(Plan(DIGITS, {"SGD": SETTINGS}, 2, 1000), pretended)
+    assert [len(cells) for _, cells in pretended.asked] == [9, 2]
     assert row.in_full == row.tried == SETTINGS
-    assert {cell.points for _, cells in maker.asked for cell in cells} == {points_for(DIGITS, 1000)}
+    assert {cell.points for _, cells in pretended.asked for cell in cells} == {points_for(DIGITS, 1000)}
 
 
-@pytest.mark.parametrize("rungs", [(), GRIDS["short"], (Rung(0.5, 0.4),)])
+@pytest.mark.parametrize("rungs", [*GRIDS.values(), (Rung(0.5, 0.4),)])
 def test_a_plan_knows_how_many_steps_it_takes(rungs):
-    maker = Pretended()
+    pretended = Pretended()
     plan = Plan(DIGITS, {"SGD": SETTINGS, "other": SETTINGS[:4]}, 3, 1000, rungs=rungs)
-    search(plan, maker)
-    cells = {(cell, name) for name, asked in maker.named for cell in asked}
+    search(plan, pretended)
+    cells = {(cell, name) for name, asked in pretended.named for cell in asked}
     assert plan.training_steps() == sum(cell.steps for cell, _ in cells)
 
 
@@ -91,7 +105,7 @@ def test_a_search_makes_what_is_missing_and_only_that(tmp_path):
 
     def once():
         with pool(1) as workers, making(workers, out, [plan], console) as maker:
-            return search(plan, maker), workers.steps()
+            return search(plan, functools.partial(maker.records, plan)), workers.steps()
 
     (rows, steps), (again, nothing) = once(), once()
     assert rows == again and steps == 3 * 10 + 3 * 20 and nothing == 0

@@ -10,7 +10,7 @@ of RLLC-AdamW is not chosen. Further rates, for everyone, show what a wrong one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from rllc.lab.cells import Cell, Point, evaluation_steps, points_for
 from rllc.lab.errors import Refused
 from rllc.lab.optimizers import AROUND_ADAM, AROUND_FREE, AROUND_ONE, AROUND_RLLC, Rates, trials
 from rllc.lab.records import Record
+from rllc.lab.search import RecordsOf
 from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting, knows_its_end
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -32,7 +33,6 @@ __all__ = [
     "Contender",
     "Found",
     "Reached",
-    "among",
     "at",
     "plans_in",
     "search",
@@ -42,9 +42,6 @@ __all__ = [
 STUDY = "adaptive"
 ADAPTIVE_TASKS = ("digits-mlp", "mnist-mlp", "fashion-mlp", "cifar10-mlp")
 STOPS = (1000, 3000, 10_000)
-
-Batch = dict[str, list[Cell]]
-RecordsOf = Callable[[str, Batch], dict[str, list[Record]]]  # what for, whose cells -> whose records
 
 
 @dataclass(frozen=True)
@@ -173,14 +170,6 @@ def search(plan: Adaptive, records_of: RecordsOf) -> Found:
         )
         for (c, stop), ours in cells.items()
         if tried[c, stop]
-    }
-
-
-def among(records: Sequence[Record]) -> RecordsOf:
-    """For `search`: of these records, those that are asked for."""
-    held = {record.cell: record for record in records}
-    return lambda _, batch: {
-        name: [held[cell] for cell in cells if cell in held] for name, cells in batch.items()
     }
 
 

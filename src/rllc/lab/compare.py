@@ -7,6 +7,7 @@ table(rows)       the numbers as text
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import statistics
@@ -21,9 +22,10 @@ from rllc.lab import checks, texts
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence import figures
 from rllc.lab.files import Folder, replacing
+from rllc.lab.making import making
 from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
-from rllc.lab.search import Plan, making, search
+from rllc.lab.search import Plan, search
 from rllc.lab.selection import Row, best_point, finished, reading
 from rllc.lab.settings import rates_of
 from rllc.lab.sweep import cores, pool
@@ -46,7 +48,7 @@ def main(options: Compare, console: Console) -> None:
     out = Folder(str(options.out))
     checks.make_writable(out / "records")
     with pool(workers) as processes, making(processes, out, [asked], console, None, options.fresh) as maker:
-        rows = search(asked, maker)
+        rows = search(asked, functools.partial(maker.records, asked))
     console.print(_rich_table(asked, rows))
     console.print(notes(asked, rows, workers))
     picture, text = (

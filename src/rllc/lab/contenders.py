@@ -282,9 +282,7 @@ def _raced(
     setting: Setting,
 ) -> Iterator[Timing]:
     contenders = {
-        str(kind): Contender(
-            _repeated(Captured(step) if kind.captured else step, setting.device)
-        )
+        str(kind): Contender(_repeated(Captured(step) if kind.captured else step, setting.device))
         for kind, step in steps.items()
     }
     effort = _effort(contenders[str(REFERENCE)], setting)

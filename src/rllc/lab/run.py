@@ -14,9 +14,10 @@ from rllc.lab import adaptive, checks, sweep
 from rllc.lab.adaptive import Adaptive
 from rllc.lab.errors import Broken, OutOfTime, Refused, unknown
 from rllc.lab.files import Folder
+from rllc.lab.making import Maker, making
 from rllc.lab.optimizers import named
 from rllc.lab.options import Run
-from rllc.lab.search import GRIDS, Maker, Plan, making, search
+from rllc.lab.search import GRIDS, Plan, search
 from rllc.lab.studies import STUDIES
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -100,10 +101,11 @@ def _adaptive_plans(
 
 
 def _make(plan: Plan | Adaptive, maker: Maker) -> None:
+    records_of = functools.partial(maker.records, plan)
     if isinstance(plan, Adaptive):
-        adaptive.search(plan, functools.partial(maker.records, plan))
+        adaptive.search(plan, records_of)
     else:
-        search(plan, maker)
+        search(plan, records_of)
 
 
 def _pool(options: Run, workers: int) -> AbstractContextManager[sweep.Pool]:

@@ -1,40 +1,26 @@
 """Rates chosen on seed 0, then all seeds of the chosen: what a comparison and a study do on each task.
 
-    search(plan, maker)       a Row for each optimizer, from records, which are made where they are missing
-    making(...)               a Maker: workers, a folder, a progress bar
+    search(plan, among(records))     a Row for each optimizer
 
 With rungs the choice is by successive halving: all settings run a part of the steps, the better ones go on.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rllc.lab.cells import Cell, points_for
-from rllc.lab.files import Folder
-from rllc.lab.records import Record, find
+from rllc.lab.records import Record
 from rllc.lab.selection import Row, choose, promising
 from rllc.lab.settings import Setting
-from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
 
-__all__ = ["GRIDS", "Maker", "Plan", "Planned", "Rung", "making", "search"]
+__all__ = ["GRIDS", "Batch", "Plan", "RecordsOf", "Rung", "among", "search"]
+
+Batch = dict[str, list[Cell]]
+RecordsOf = Callable[[str, Batch], dict[str, list[Record]]]  # what for, whose cells -> whose records
 
 
 @dataclass(frozen=True)
@@ -94,87 +80,29 @@ class Plan:
         return total + left * self.steps
 
 
-def search(plan: Plan, maker: Maker) -> list[Row]:
+def search(plan: Plan, records_of: RecordsOf) -> list[Row]:
     """One row for each optimizer, in the plan's order."""
     left = dict(plan.tried)
     for rung in plan.rungs:
         cells = {name: [plan.short_cell(s, rung) for s in settings] for name, settings in left.items()}
-        found = maker.records(plan, f"choosing rates, {rung.steps(plan.steps):,} steps", cells)
+        found = records_of(f"choosing rates, {rung.steps(plan.steps):,} steps", cells)
         left = {
             name: tuple(r.cell.setting for r in promising(found[name], rung.left(len(plan.tried[name]))))
             for name in cells
         }
     cells = {name: [plan.cell(s, 0) for s in settings] for name, settings in left.items()}
-    found = maker.records(plan, "choosing rates", cells)
-    finals = {name: _all_seeds(plan, choose(records)) for name, records in found.items()}
-    made = maker.records(plan, "all seeds", finals)
+    found = records_of("choosing rates", cells)
+    finals = {name: _all_seeds(plan, choose(ended)) for name, ended in found.items()}
+    made = records_of("all seeds", finals)
     return [Row(name, plan.tried[name], tuple(made[name]), left[name]) for name in plan.tried]
 
 
-class Planned(Protocol):
-    """The runs on one task, of this study or another."""
-
-    @property
-    def task(self) -> Task | TextTask:
-        """Where they run."""
-
-    def training_steps(self) -> int:
-        """How many there will be at most, if no run is there yet."""
-
-
-@dataclass
-class Maker:
-    """Makes the records that are missing, with a progress bar over training steps."""
-
-    workers: Pool
-    out: Folder
-    bar: Progress
-    total: int  # steps of everything planned
-    deadline: float | None = None
-    fresh: bool = False
-    lost: list[Cell] = field(default_factory=list)
-    found: int = 0  # steps that did not have to be done
-    made: dict[Cell, Record] = field(default_factory=dict)
-
-    def records(self, plan: Planned, what: str, cells: dict[str, list[Cell]]) -> dict[str, list[Record]]:
-        """The records of each name's cells; those whose memory ran out are left out and in `lost`."""
-        folder = self.out / "records"
-        wanted = dict.fromkeys(cell for cell in itertools.chain(*cells.values()) if cell not in self.made)
-        self.made |= {} if self.fresh else kept(folder, list(wanted), self.say)
-        todo = [cell for cell in wanted if cell not in self.made]
-        self.found += sum(cell.steps for cell in wanted) - sum(cell.steps for cell in todo)
-        shown = self.bar.task_ids[0]
-        self.bar.update(shown, description=f"{plan.task.name}: {what}", total=self.total)
-
-        def progress(steps: int) -> None:
-            self.bar.update(shown, completed=min(self.found + steps, self.total))
-
-        progress(self.workers.steps())
-        self.lost += sweep(self.workers, self.out, todo, progress, self.say, self.deadline)
-        self.made |= {cell: record for cell in todo if (record := find(folder, cell)) is not None}
-        return {name: [self.made[c] for c in ours if c in self.made] for name, ours in cells.items()}
-
-    def say(self, line: str) -> None:
-        """One line above the progress bar."""
-        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def making(
-    workers: Pool,
-    out: Folder,
-    plans: Sequence[Planned],
-    console: Console,
-    minutes: float | None = None,
-    fresh: bool = False,
-) -> Iterator[Maker]:
-    """A Maker whose progress bar runs over all these plans."""
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()
-    times = TimeElapsedColumn(), TextColumn("· left"), TimeRemainingColumn(elapsed_when_finished=False)
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with Progress(*columns, *times, console=console, transient=True) as bar:
-        bar.add_task("", total=None)
-        yield Maker(workers, out, bar, sum(plan.training_steps() for plan in plans), deadline, fresh)
+def among(records: Sequence[Record]) -> RecordsOf:
+    """For `search`: of these records, those that are asked for."""
+    held = {record.cell: record for record in records}
+    return lambda _, batch: {
+        name: [held[cell] for cell in cells if cell in held] for name, cells in batch.items()
+    }
 
 
 def _all_seeds(plan: Plan, best: Record | None) -> list[Cell]:

@@ -20,7 +20,6 @@ from rllc.lab.adaptive import (
     Adaptive,
     Found,
     Reached,
-    among,
     at,
     plans_in,
     search,
@@ -28,6 +27,7 @@ from rllc.lab.adaptive import (
 from rllc.lab.errors import Refused
 from rllc.lab.evidence.outcomes import Outcome, Sample, compare, error_of_difference
 from rllc.lab.records import Record
+from rllc.lab.search import among
 from rllc.lab.settings import RLLC_ADAMW
 from rllc.lab.tasks import TextTask
 
