@@ -10,12 +10,11 @@ texts with what would be made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rllc.lab import runs
 from rllc.lab.evidence import (
-    adaptive,
     adaptive_figure,
     adaptive_tables,
     claims,
@@ -24,6 +23,7 @@ from rllc.lab.evidence import (
     grids,
     tables,
 )
+from rllc.lab.evidence.adaptive import results_in
 from rllc.lab.evidence.results import write_picture
 from rllc.lab.files import replacing
 from rllc.lab.memoryless import effects
@@ -58,7 +58,11 @@ def _adaptive() -> Records:
 
 
 def _in_short(records: Records) -> str:
-    return "\n".join(f"- {v.claim} **{v.verdict.capitalize()}.**" for v in claims.verdicts(records))
+    return _bullets(f"{v.claim} **{v.verdict.capitalize()}.**" for v in claims.verdicts(records))
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 BLOCKS: dict[str, Callable[[Records], str]] = {
@@ -76,6 +80,7 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
     "law study": _file("law-study.md"),
     "loss gap": _file("loss-gap.md"),
     "adaptive": lambda records: adaptive_tables.text(_adaptive()),
+    "adaptive verdicts": lambda records: _bullets(adaptive_tables.verdicts(results_in(_adaptive()))),
     "adaptive in short": lambda records: adaptive_tables.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),
     "convex": _file("convex.md"),
@@ -107,7 +112,7 @@ def main() -> None:
     for number in FIGURES:
         write_picture(ROOT / "results" / f"figure{number}.png", figures.figure(number, records))
     write_picture(COST / "figure3.png", cost.figure(COST))
-    write_picture(ROOT / "results" / "adaptive.png", adaptive_figure.figure(adaptive.results_in(_adaptive())))
+    write_picture(ROOT / "results" / "adaptive.png", adaptive_figure.figure(results_in(_adaptive())))
     for path in TEXTS:
         text = filled(path.read_text(), records)
         with replacing(path) as file:

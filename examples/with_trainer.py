@@ -1,9 +1,10 @@
-"""RLLC in a Hugging Face Trainer: pass it as the optimizer; checkpoints and resuming are the Trainer's own.
+"""RLLCAdamW in a Hugging Face Trainer: pass it as the optimizer, and ask for a constant rate.
 
     python examples/with_trainer.py
 
-A small GPT-2 learns to count modulo 16, is stopped in the middle, and goes on from the checkpoint to the very
-law of a run that was not stopped.
+The Trainer evaluates at the average of the weights and trains on without it; checkpoints and resuming are its
+own. A small GPT-2 learns to count modulo 16, is stopped in the middle, and goes on from the checkpoint to the
+very law of a run that was not stopped.
 """
 
 import tempfile
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments, set_seed
 
-from rllc.torch import RLLC
+from rllc.torch import RLLCAdamW
 
-STEPS, LENGTH, VOCABULARY = 20, 12, 16
+STEPS, LENGTH, VOCABULARY = 80, 12, 16
 
 
 class Counting(torch.utils.data.Dataset):
@@ -34,10 +35,13 @@ def trainer(folder: str, **options: Any) -> Trainer:
         vocab_size=VOCABULARY, n_positions=LENGTH, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0
     )
     model = GPT2LMHeadModel(config)
-    opt = RLLC(model.parameters(), "M(0.9) + M(0)", lr=0.03, law_lr=0.01)
+    opt = RLLCAdamW(model.parameters())
     arguments = TrainingArguments(
         output_dir=folder,
         max_steps=STEPS,
+        lr_scheduler_type="constant",  # its own default falls linearly
+        eval_strategy="steps",
+        eval_steps=STEPS // 2,
         per_device_train_batch_size=8,
         logging_steps=1,
         save_steps=STEPS // 2,
@@ -46,7 +50,8 @@ def trainer(folder: str, **options: Any) -> Trainer:
         disable_tqdm=True,
         **options,
     )
-    return Trainer(model, arguments, train_dataset=Counting(), optimizers=(opt, None))
+    data = Counting()
+    return Trainer(model, arguments, train_dataset=data, eval_dataset=data, optimizers=(opt, None))
 
 
 def main() -> None:
@@ -58,7 +63,9 @@ def main() -> None:
     law = whole.optimizer.optimizer.law
     assert torch.equal(law, resumed.optimizer.optimizer.law)
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
+    evaluated = whole.state.log_history[-2]["eval_loss"]
     print(f"loss {float(losses[0]):.4f} -> {float(losses[-1]):.4f}, law {law.tolist()}")
+    print(f"at the average of the weights {float(evaluated):.4f}")
 
 
 if __name__ == "__main__":

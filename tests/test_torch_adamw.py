@@ -146,7 +146,7 @@ def test_one_batch_is_learned_by_heart_and_stays_so(way):
     losses, opt = learned_by_heart(lambda params: RLLCAdamW(params, **way), 300)
     assert max(losses[150:]) < 1e-3
     assert float(opt.law) < 1e3
-    assert max(float(p.abs().max()) for p in opt.param_groups[0]["params"]) < 10
+    assert max(float(p.detach().abs().max()) for p in opt.param_groups[0]["params"]) < 10
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -495,6 +495,7 @@ def test_a_sparse_gradient_and_a_step_in_the_backward_pass_are_refused():
         ({"weight_decay": math.inf}, "weight_decay must be a finite number >= 0"),
         ({"law": [1.0, 2.0]}, "law must have 1 entries"),
         ({"foreach": True, "fused": True}, "give one of them"),
+        ({"law_lr": (0.9, 0.95)}, "law_lr must be a number or a tensor of one entry, got"),
         ({"average": -1.0}, "average must be a finite power"),
     ],
 )

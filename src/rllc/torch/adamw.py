@@ -56,10 +56,11 @@ class RLLCAdamW(OneUnit):
 
     Args:
         params: parameters or groups, as for every torch optimizer.
-        lr: c1 >= 0, a number or a tensor of one entry.
+        lr: c1 >= 0, a number or a tensor of one entry: the unit of the law. It sets the first step, lr * law,
+            and the decay, hardly the rate that is found.
         law_lr: c2 >= 0, likewise, of the whole optimizer; later `param_groups[0]["law_lr"]`.
         betas, eps: AdamW's; eps > 0.
-        weight_decay: w >= 0, decoupled: multiplied by lr, not by the law.
+        weight_decay: w >= 0, decoupled: multiplied by lr, not by the law (0; of torch's AdamW 0.01).
         law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
         law_step: how x moves the law; by default it grows until steps are long enough, then anneals.
         average: the power of the average of the weights, None for none.

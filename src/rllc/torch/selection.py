@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import numbers
 from typing import Any
 
 import torch
@@ -94,6 +95,8 @@ def check_rate(name: str, value: Any) -> None:
         if value.numel() != 1:
             raise ValueError(f"{name} must have one entry, got a tensor of shape {tuple(value.shape)}")
         value = value.item()
+    elif not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number or a tensor of one entry, got {value!r}")
     _law.check_nonnegative(name, value)
 
 
