@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,9 +21,8 @@ class Plan(NamedTuple):
     """Of a part whose parameters are all of one kind and gapless, in one layout with units and gradient."""
 
     kind: Kind
-    params: Unit
-    memory: list[Unit]
-    places: list[list[int]]  # addresses of units and parameters: their storage may be exchanged
+    tensors: Unit  # units and parameters
+    places: list[list[int]]  # their addresses: their storage may be exchanged
     made: Any  # what an implementation has made of it
 
 
@@ -33,13 +33,14 @@ def planned(
     [only] = batches if len(batches) == 1 else [None]
     if only is None or only.kind is None or len(only.part.params) < len(part.params):
         return None
-    return Plan(only.kind, part.params, part.memory, places_of(part), make(only))
+    return Plan(only.kind, _kept(part), places_of(part), make(only))
 
 
 def holds(plan: Plan, part: Part) -> bool:
     """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
     return (
-        all(map(_same, [plan.params, *plan.memory], [part.params, *part.memory]))
+        len(plan.tensors) == len(tensors := _kept(part))
+        and all(map(operator.is_, plan.tensors, tensors))
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
         and _in_one_layout(part)
         and places_of(part) == plan.places
@@ -56,12 +57,11 @@ def places_of(part: Part) -> list[list[int]]:
     return [places(unit) for unit in (*part.memory, part.params)]
 
 
-def _same(unit: Unit, other: Unit) -> bool:
-    return len(unit) == len(other) and all(map(operator.is_, unit, other))
+def _kept(part: Part) -> Unit:
+    return list(itertools.chain(*part.memory, part.params))
 
 
 def _in_one_layout(part: Part) -> bool:
-    # A list, because it is quicker than asking singly.
-    if all([t.is_contiguous() for t in (*part.params, *part.gradient)]):
+    if all(map(Tensor.is_contiguous, part.params + part.gradient)):
         return True
     return all(one_layout([p, g]) for p, g in zip(part.params, part.gradient, strict=True))
