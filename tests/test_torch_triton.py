@@ -208,7 +208,7 @@ def test_rllc_adamw(monkeypatch, fused, dtype, average):
     def on_gpu(group, part, steps, copies, plan, unsaid=False):
         work, plan = fused_adamw_cuda.prepare(part, steps, plan)
         assert unsaid and work is not None
-        return adamw_passes.Share(group, part, steps, copies, None, None, None, plan, work)
+        return adamw_passes.Share(group, part, steps, copies, None, None, plan, work)
 
     def made(**how):
         params = [torch.nn.Parameter(t) for t in part(1, dtype).params if t.numel()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
 from rllc.torch.one_unit import OneUnit, Rule
-from rllc.torch.parts import Part, params_of, real
+from rllc.torch.parts import Part, Unit, params_of, real
 from rllc.torch.shards import Spread
 
 __all__ = ["RLLCAdamW"]
@@ -182,27 +183,27 @@ class RLLCAdamW(OneUnit):
         copies = iter(self._spread.copies) if self._spread else itertools.repeat(1)
         shares = []
         for group in self.param_groups:
-            counted = list(zip(group["params"], copies))  # noqa: B905  (copies are of all groups)
-            for count in sorted({own for _, own in counted}):
-                params = [p for p, own in counted if own == count and p.grad is not None]
-                if params:
-                    shares.append(self._share(group, params, count, next(plans)))
+            pairs = zip(group["params"], copies)  # noqa: B905  (copies are of all groups)
+            taking = [(own, p, g) for p, own in pairs if (g := p.grad) is not None]
+            for count in sorted({own for own, _, _ in taking}):
+                params, gradient = zip(*[(p, g) for own, p, g in taking if own == count], strict=True)
+                shares.append(self._share(group, list(params), list(gradient), count, next(plans)))
         self._plans = [share.plan for share in shares]
         return shares
 
-    def _share(self, group: dict[str, Any], params: list[Tensor], copies: int, plan: Any) -> Share:
+    def _share(self, group: dict[str, Any], params: Unit, gradient: Unit, copies: int, plan: Any) -> Share:
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
             if "step" not in state:
                 state |= _nothing_yet(p, group)
                 self._begin_average(p, state)
         names = [*STATE, "average"] if "average" in states[0] else STATE
-        steps, *memory = [[state[name] for state in states] for name in names]
-        owners, gradient = params, [p.grad for p in params if p.grad is not None]
+        steps, *memory = map(list, zip(*map(operator.itemgetter(*names), states), strict=True))
+        owners = params
         if self._spread is not None:
-            gradient[:] = map(shards.gradient, params, gradient)
+            gradient = list(map(shards.gradient, params, gradient))
             params, *memory = (list(map(shards.local, unit)) for unit in (params, *memory))
-        if any(p.is_complex() for p in params):
+        if any(dtype.is_complex for dtype in {p.dtype for p in params}):
             params, gradient, *memory = (list(map(real, unit)) for unit in (params, gradient, *memory))
         numbers = list(range(len(params)))
         part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)
@@ -211,9 +212,9 @@ class RLLCAdamW(OneUnit):
 
 
 def _sums(shares: Sequence[Share]) -> Array:
-    """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
-    own = [adamw_passes.sums(share) / share.copies for share in shares]
-    return np.sum(own, axis=0) if own else np.zeros(3)
+    """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here."""
+    own = [adamw_passes.sums(share) for share in shares]
+    return own[0] if len(own) == 1 else sum(own, start=np.zeros(3))
 
 
 def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

@@ -41,7 +41,6 @@ class Share(NamedTuple):
     part: Part  # its memory is m, v and, if there is one, the average
     steps: list[Tensor]  # of each parameter so far
     copies: int  # how many processes have the same share
-    scales: Array | None  # (tensors, 5), see `rllc.torch.bias`; None for the kernels of a GPU
     counters: Array | None  # addresses of the steps, for the kernels
     batches: Any  # the part as the kernels want it, None if they do not take it
     plan: Any  # for the next step's share
@@ -55,20 +54,17 @@ def share(
     if unsaid and part.params[0].is_cuda and selection.has_triton():
         on_gpu, plan = _of_gpu().prepare(part, steps, plan)
         if on_gpu is not None:
-            return Share(group, part, steps, copies, None, None, None, plan, on_gpu)
+            return Share(group, part, steps, copies, None, None, plan, on_gpu)
     if _wants_kernels(group, part) and (kernels := _kernels()) is not None:
         (batches, plan), counters = kernels.prepare(part, plan), kernels.counters(steps)
         if batches is not None and counters is not None:
-            scales = kernels.scales(counters, *group["betas"], group["eps"])
-            return Share(group, part, steps, copies, scales, counters, batches, plan)
-    return Share(group, part, steps, copies, _scales(group, steps), None, None, None)
+            return Share(group, part, steps, copies, counters, batches, plan)
+    return Share(group, part, steps, copies, None, None, None)
 
 
 def by_torch(share: Share) -> Share:
     """The same without the kernels of a GPU."""
-    if share.on_gpu is None:
-        return share
-    return share._replace(scales=_scales(share.group, share.steps), on_gpu=None, plan=None)
+    return share if share.on_gpu is None else share._replace(on_gpu=None, plan=None)
 
 
 def on_gpu(shares: Sequence[Share]) -> ModuleType | None:
@@ -114,15 +110,15 @@ def _of_kernels() -> ModuleType:
 
 
 def sums(share: Share) -> Array:
-    """(3,) uᵀm̂, uᵀg and gᵀg with the old m and v."""
-    assert share.scales is not None
+    """(3,) uᵀm̂, uᵀg and gᵀg with the old m and v, over the number of copies."""
+    group = share.group
     if share.batches is None:
-        found = _sums_by_foreach(share.part, share.scales)
+        found = _sums_by_foreach(share.part, _scales(group, share.steps))
     else:
-        found = _of_kernels().sums(share.batches, share.scales)
-    if share.group["maximize"]:  # m is of -g
+        found = _of_kernels().sums(share.batches, share.counters, *group["betas"], group["eps"])
+    if group["maximize"]:  # m is of -g
         found[1] = -found[1]
-    return found
+    return found if share.copies == 1 else found / share.copies
 
 
 def _sums_by_foreach(part: Part, scales: Array) -> Array:
@@ -158,8 +154,8 @@ def advance(share: Share, law: float, weight: float | None) -> bool:
         return False
     lr, (b1, b2) = float(group["lr"]), group["betas"]
     keep, sign = 1 - lr * float(group["weight_decay"]), -1.0 if group["maximize"] else 1.0
-    numbers = np.array([lr * law, keep, b2, 1 - b1, 1 - b2, sign, weight or 0.0])
-    _of_kernels().advance(share.batches, share.scales, numbers)
+    numbers = np.array([lr * law, keep, b1, b2, group["eps"], sign, weight or 0.0])
+    _of_kernels().advance(share.batches, share.counters, numbers)
     _of_kernels().count(share.counters)
     return True
 

@@ -21,7 +21,7 @@ from rllc.torch.fused_cpu import Batch
 from rllc.torch.kernels_cpu import FLAGS, added, view
 from rllc.torch.parts import Part
 
-__all__ = ["advance", "count", "counters", "prepare", "scales", "sums"]
+__all__ = ["advance", "count", "counters", "prepare", "sums"]
 
 Array = NDArray[np.float64]
 
@@ -45,46 +45,36 @@ def counters(steps: list[Tensor]) -> np.ndarray | None:
     return fused_cpu.addresses(steps) if {t.dtype for t in steps} == {torch.float32} else None
 
 
-def scales(counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
-    """(tensors, 5) `rllc.torch.bias.scales_at`, by each one's count of steps so far."""
-    found = np.empty((len(counters), 5))
-    _scale(counters, COUNT, b1, b2, eps, found)
-    return found
-
-
 def count(counters: np.ndarray) -> None:
     """One step more for each."""
     _count(counters, COUNT)
 
 
-def sums(batches: list[Batch], scales: Array) -> Array:
-    """(3,) uᵀm̂, uᵀg and gᵀg; `scales` by the parameters' numbers."""
+def sums(batches: list[Batch], counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
+    """(3,) uᵀm̂, uᵀg and gᵀg; `counters` by the parameters' numbers."""
     total = np.zeros(3)
     for batch in batches:
         out = np.empty((len(batch.chunks), 3))
-        _run(_sum_chunks, batch, _own(scales, batch), out)
+        _run(_sum_chunks, batch, counters, b1, b2, eps, out)
         total += added(out)
     return total
 
 
-def advance(batches: list[Batch], scales: Array, numbers: Array) -> None:
+def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:
     """m, v, then θ <- keep θ - rate u, then the average.
 
-    numbers: (7,) rate = lr L, keep = 1 - lr w, β₂, 1-β₁, 1-β₂, the sign of the gradient, and the weight of
-        θ in the average.
+    numbers: (7,) rate = lr L, keep = 1 - lr w, β₁, β₂, eps, the sign of the gradient, and the weight of θ in
+        the average.
     """
     for batch in batches:
         kernel = _average_chunks if len(batch.part.memory) == 3 else _advance_chunks
-        _run(kernel, batch, _own(scales, batch), numbers)
+        _run(kernel, batch, counters, numbers)
 
 
-def _run(kernel: Callable[..., None], batch: Batch, scales: Array, last: Array) -> None:
-    like = _like(batch.part.params[0].dtype)
-    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, like, scales, last))
-
-
-def _own(scales: Array, batch: Batch) -> Array:
-    return scales if len(scales) == len(batch.part.params) else scales[batch.part.numbers]
+def _run(kernel: Callable[..., None], batch: Batch, counters: np.ndarray, *last: Any) -> None:
+    params = batch.part.params
+    own = counters if len(counters) == len(params) else counters[batch.part.numbers]
+    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, _like(params[0].dtype), own, *last))
 
 
 @functools.cache
@@ -96,10 +86,8 @@ _scales_at: Any = numba.njit(bias.scales_at, cache=True)
 
 
 @numba.njit(cache=True)
-def _scale(counters: np.ndarray, like: np.ndarray, b1: float, b2: float, eps: float, out: np.ndarray) -> None:
-    for i in range(counters.size):
-        t = np.float64(view(counters[i], 0, 1, like)[0])
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4] = _scales_at(t, b1, b2, eps)
+def _scales(counter: int, b1: float, b2: float, eps: float) -> Any:
+    return _scales_at(np.float64(view(counter, 0, 1, COUNT)[0]), b1, b2, eps)
 
 
 @numba.njit(cache=True)
@@ -120,7 +108,10 @@ def _sum_chunks(
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
-    scales: np.ndarray,
+    counters: np.ndarray,
+    b1: float,
+    b2: float,
+    eps: float,
     out: np.ndarray,
     lo: int,
     hi: int,
@@ -134,19 +125,20 @@ def _sum_chunks(
         m = view(table[0, t], start, stop - start, like)
         v = view(table[1, t], start, stop - start, like)
         g = view(table[of_gradient, t], start, stop - start, like)
-        eps = real(scales[t, 0])
+        at, of_metric, of_both, _, _ = _scales(counters[t], b1, b2, eps)
+        e = real(at)
         mm = mg = gg = 0.0
         # u apart, block by block: beside sums in float64 its roots and quotients would be half as wide.
         for first in range(0, stop - start, BLOCK):
             last = min(first + BLOCK, stop - start)
             for i in range(first, last):
-                u[i - first] = _direction(m[i], v[i], eps)
+                u[i - first] = _direction(m[i], v[i], e)
             for i in range(first, last):
                 x, y, z = np.float64(u[i - first]), np.float64(m[i]), np.float64(g[i])
                 mm += x * y
                 mg += x * z
                 gg += z * z
-        out[c, 0], out[c, 1], out[c, 2] = scales[t, 1] * mm, scales[t, 2] * mg, gg
+        out[c, 0], out[c, 1], out[c, 2] = of_metric * mm, of_both * mg, gg
 
 
 @_kernel
@@ -154,21 +146,22 @@ def _advance_chunks(
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
-    scales: np.ndarray,
+    counters: np.ndarray,
     numbers: np.ndarray,
     lo: int,
     hi: int,
 ) -> None:
     real = like.dtype.type
-    keep, b2, c1 = real(numbers[1]), real(numbers[2]), real(numbers[3])
-    c2, sign = real(numbers[4]), real(numbers[5])
+    keep, b2, sign = real(numbers[1]), real(numbers[3]), real(numbers[5])
+    c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])
     for c in range(lo, hi):
         t, start, stop = chunks[c]
         m = view(table[0, t], start, stop - start, like)
         v = view(table[1, t], start, stop - start, like)
         g = view(table[2, t], start, stop - start, like)
         theta = view(table[3, t], start, stop - start, like)
-        eps, rate = real(scales[t, 3]), real(scales[t, 4] * numbers[0])
+        _, _, _, at, ahead = _scales(counters[t], numbers[2], numbers[3], numbers[4])
+        eps, rate = real(at), real(ahead * numbers[0])
         for i in range(stop - start):
             new = m[i] + c1 * (sign * g[i] - m[i])
             square = b2 * v[i] + c2 * g[i] * g[i]
@@ -181,15 +174,15 @@ def _average_chunks(
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
-    scales: np.ndarray,
+    counters: np.ndarray,
     numbers: np.ndarray,
     lo: int,
     hi: int,
 ) -> None:
     """The same, and the average in the same loop: apart it would read the parameters again."""
     real = like.dtype.type
-    keep, b2, c1 = real(numbers[1]), real(numbers[2]), real(numbers[3])
-    c2, sign, weight = real(numbers[4]), real(numbers[5]), real(numbers[6])
+    keep, b2, sign, weight = real(numbers[1]), real(numbers[3]), real(numbers[5]), real(numbers[6])
+    c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])
     for c in range(lo, hi):
         t, start, stop = chunks[c]
         m = view(table[0, t], start, stop - start, like)
@@ -197,7 +190,8 @@ def _average_chunks(
         average = view(table[2, t], start, stop - start, like)
         g = view(table[3, t], start, stop - start, like)
         theta = view(table[4, t], start, stop - start, like)
-        eps, rate = real(scales[t, 3]), real(scales[t, 4] * numbers[0])
+        _, _, _, at, ahead = _scales(counters[t], numbers[2], numbers[3], numbers[4])
+        eps, rate = real(at), real(ahead * numbers[0])
         for i in range(stop - start):
             new = m[i] + c1 * (sign * g[i] - m[i])
             square = b2 * v[i] + c2 * g[i] * g[i]

@@ -148,7 +148,7 @@ def check_ready(params: Iterable[Tensor]) -> None:
     if torch.compiler.is_compiling():
         raise RuntimeError("this optimizer reads its sums on the host; leave opt.step() out of torch.compile")
     early.check_outside()
-    if any(p.grad is not None and p.grad.layout is not torch.strided for p in params):
+    if {g.layout for p in params if (g := p.grad) is not None} - {torch.strided}:
         raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
 
 
