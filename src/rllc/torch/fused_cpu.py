@@ -117,16 +117,15 @@ def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:
 
 
 def _advance(kind: Kind, batch: Batch, step: Step) -> None:
-    part, dtype = batch.part, DTYPES[batch.part.params[0].dtype]
-    B, a, weights = (np.asarray(x, dtype) for x in (step.B, step.a, step.weights))
+    part, witnesses = batch.part, tuple(map(_witness, kind))
+    B, a, weights = map(np.asarray, (step.B, step.a, step.weights))
     keys = np.zeros((len(part.memory), len(part.params)), np.int64)
     if step.draw is not None:
         keys[:] = [[rounding.key(*step.draw, n, j) for n in part.numbers] for j in range(a.size)]
-    witnesses, keep = tuple(map(_witness, kind)), np.asarray(step.keep, dtype)[()]
     spread(
         batch,
         lambda lo, hi: advance_chunks(
-            batch.table, batch.chunks, lo, hi, witnesses, B, a, weights, keep, keys
+            batch.table, batch.chunks, lo, hi, witnesses, B, a, weights, step.keep, keys
         ),
     )
 
@@ -147,7 +146,10 @@ def _chunks(sizes: tuple[int, ...]) -> np.ndarray:
 def spread(batch: Batch, work: Callable[[int, int], Any]) -> None:
     """Do all chunks, on as many threads as torch has if there is enough to do."""
     count = len(batch.chunks)
-    threads = max(1, min(torch.get_num_threads(), count // SHARE))
+    threads = min(torch.get_num_threads(), count // SHARE)
+    if threads < 2:
+        work(0, count)
+        return
     bounds = [count * n // threads for n in range(threads + 1)]
     others = [_pool().submit(work, *pair) for pair in itertools.pairwise(bounds[1:])]
     work(bounds[0], bounds[1])

@@ -263,14 +263,16 @@ def advance_chunks(
 ) -> None:
     """M <- M B + g aᵀ, θ <- keep θ + M weights, block by block in the first-level cache.
 
-    witnesses: arrays of the dtypes of units, gradient and parameters. B, a, weights and keep are in the
-    dtype of the parameters; keys (k, tensors) start the stochastic rounding.
+    witnesses: arrays of the dtypes of units, gradient and parameters; B, a, weights and keep are rounded to
+    that of the parameters. keys (k, tensors) start the stochastic rounding.
     """
     unit_like, gradient_like, theta_like = witnesses
+    real = theta_like.dtype.type
+    B, a, weights, keep = B.astype(real), a.astype(real), weights.astype(real), real(keep)
     k = a.size
     old = np.empty((k, BLOCK), unit_like.dtype)
     buffer = np.empty(BLOCK, theta_like.dtype)
-    one = buffer.dtype.type(1)
+    one = real(1)
     # An earlier unit needs this one as it was; a unit gets something from only one other or the gradient.
     needed = [bool(np.any(B[j, :j] != 0)) for j in range(k)]
     others = [[i for i in range(k) if i != j and B[i, j] != 0] for j in range(k)]

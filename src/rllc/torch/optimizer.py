@@ -223,7 +223,8 @@ class RLLC(Averaging):
         on_device = compiling or self._settle()
         if not compiling:
             self._plans = [share.plan for share in shares]
-        sums = torch.stack([self._sums(share) for share in shares])
+        own = [self._sums(share) for share in shares]
+        sums = torch.stack(own) if len(own) > 1 else own[0][None]
         sound = stepping.sound(shares, sums)
         seen: Sequence[bool] | Tensor = taking
         if self._spread is not None:
@@ -321,7 +322,7 @@ class RLLC(Averaging):
         taking, everyone, grads = zip(*found, strict=True)
         owners += everyone
         gradient += grads
-        if any(layout is not torch.strided for layout in {g.layout for g in gradient}):
+        if {g.layout for g in gradient} - {torch.strided}:
             raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
         states = [self.state[p] for p in owners]
         for p, state in zip(owners, states, strict=True):

@@ -91,7 +91,9 @@ def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
     if not share.part.params:
         return torch.zeros((len(solver.rows[0]),) * 2, dtype=torch.float64, device=home)
     basis = solver.rows if torch.compiler.is_compiling() else solver.basis
-    found = share.passes.gram(share.work, basis).to(home)
+    found = share.passes.gram(share.work, basis)
+    if found.device != home:
+        found = found.to(home)
     if share.copies > 1:
         found = found / share.copies
     return _of_minus_g(found) if share.group["maximize"] else found
@@ -137,16 +139,15 @@ def on_host(
     Raises:
         RuntimeError: all gradients are finite, but not what a memory rule made; nothing has changed.
     """
-    keeper, found = shares[0].group, sums.cpu().numpy()
-    scopes = _scopes(shares, taking)
-    if not scopes:
+    keeper, found = shares[0].group, sums.numpy()
+    if not any(taking):
         return False
     # Of what is not finite the gradient's own sums tell whether it is to blame.
     if sound is not None and not sound and np.isfinite(found[:, -1]).all():
         raise RuntimeError(f"{rules.first_fault([share.work for share in shares])}; nothing has changed")
     learned = _learned_by_kernel(solver, shares, found)
     if learned is None:
-        learned = _learned(solver, shares, scopes, found)
+        learned = _learned(solver, shares, _scopes(shares, taking), found)
     if not learned:
         keeper["skipped"] += 1
         return False
