@@ -72,7 +72,10 @@ def rllc(params, **options):
 @pytest.mark.parametrize("law", [1.0, -0.5])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_it_is_the_process_of_the_reference(way, step, law, decay):
-    """u = m̂/(√v̂ + eps), x = uᵀg / 1.001 uᵀm̂ with the old m and v: float64, 200 steps, to 1e-9."""
+    """u = m̂/(√v̂ + eps), x = uᵀg / 1.001 uᵀm̂ with the old m and v: float64, 100 steps, to 1e-9.
+
+    In two hundred this problem makes 1e-9 of one rounding, as its law goes up to 60 and down again.
+    """
     problem, lr, c2 = tanh_net(), 0.02, 0.05
 
     def update(M, H, g, theta):
@@ -93,7 +96,7 @@ def test_it_is_the_process_of_the_reference(way, step, law, decay):
     )
     params = parameters(problem)
     opt = rllc(params, law=law, law_step=step, weight_decay=decay, **way)
-    for _ in range(200):
+    for _ in range(100):
         state = next(process)
         take(params, problem[1](flat(params)))
         opt.step()

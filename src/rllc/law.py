@@ -51,6 +51,8 @@ Array = Any  # an array of numpy, torch or jax.numpy: the caller's
 GUARD_FRACTION = 0.25
 # Of the mean size of all gradients so far: one that is smaller makes no law longer (`LawStep`).
 QUIET = 0.01
+# Of the law's length: how far a relative step takes it at most, so that it is never turned round at once.
+LEAP = 0.1
 # How many numbers a law step keeps from step to step.
 PROGRESS = 4
 
@@ -70,7 +72,7 @@ class Sums(NamedTuple):
 
     def gradient_size(self, xp: ModuleType) -> Array:
         """|g|, ()."""
-        return xp.sqrt(self.gg) * self.gradient_scale
+        return _root(xp, self.gg) * self.gradient_scale
 
 
 class Frame(NamedTuple):
@@ -188,7 +190,7 @@ class DiagonalRidge:
     def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
         """(k,) the coefficients of the projection of g / τ on U."""
         W, eps = sums.W, self.eps
-        size = xp.sqrt(xp.diagonal(W))
+        size = _root(xp, xp.diagonal(W))
         scale = xp.where(size > 0, 1 / xp.where(size > 0, size, 1.0), 0.0)
         correlation = W * scale[:, None] * scale[None, :]
         # A zero unit has no correlation with itself either; its one keeps the matrix regular.
@@ -207,8 +209,9 @@ class LawStep:
 
     |L| is the Euclidean norm. As it stands it is the paper's additive step. With q > 0 the step is
     relative to the law's own size, homogeneous of degree q: a law that anneals falls like t^(-1/q) and not
-    to zero; q = 1.5 is safe, q = 1 collapses where batches are drawn without replacement. decay = 1/2 is
-    c2 ~ 1/√t.
+    to zero; q = 1.5 is safe, q = 1 collapses where batches are drawn without replacement. Such a step is at
+    most a tenth as long as the law: a large law would else be turned round by one step, and thrown further by
+    the next. decay = 1/2 is c2 ~ 1/√t.
 
     With growth > 0 the law first finds its size s: it grows by the factor e^growth a step while x says
     that steps should have been longer, until the mean of its part along the law is no more positive. Then
@@ -221,8 +224,8 @@ class LawStep:
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
-        growth: >= 0. smoothing: of the exponential mean, in [0, 1); its window 1/(1 - smoothing) is also the
-            least number of steps to grow for.
+        growth: >= 0. smoothing: of the exponential mean, in [0, 1); before its `window` has passed no growth
+            ends.
     """
 
     q: float = 0.0
@@ -239,6 +242,11 @@ class LawStep:
         if isinstance(self.smoothing, str) or not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing!r}")
 
+    @property
+    def window(self) -> float:
+        """1/(1 - smoothing), in steps."""
+        return round(1 / (1 - self.smoothing), 6)
+
     def taken(
         self, xp: ModuleType, law: Array, rate: Any, x: Array, gradient: Array, progress: Array
     ) -> tuple[Array, Array]:
@@ -251,7 +259,7 @@ class LawStep:
             progress: (PROGRESS,) zeros before the first step.
         """
         t, mean, size, usual = progress[0] + 1, progress[1], progress[2], progress[3]
-        length = xp.sqrt(xp.sum(law * law))
+        length = _length(xp, law)
         if self.clip < math.inf:
             x = _within(xp, x, self.clip)
         if self.growth or self.q:
@@ -260,21 +268,27 @@ class LawStep:
         if self.growth:
             along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
             mean = self.smoothing * mean + (1 - self.smoothing) * along
-            ripe = (size == 0) & (mean <= 0) & (t * (1 - self.smoothing) > 1)
+            ripe = (size == 0) & (mean <= 0) & (t >= self.window)
             size = xp.where(ripe, length, size)
             s = xp.where(size > 0, size, 1.0)
             grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
-            learned = law + self._rate(rate, t) * s * (length / s) ** self.q * x
+            learned = law + self._move(xp, rate, x, t, length, s)
             law = xp.where(size > 0, _within(xp, learned, s), grown)
         elif self.q:
-            learned = law + self._rate(rate, t) * (x * length**self.q)
-            law = _within(xp, learned, xp.where(is_quiet, length, math.inf))
+            learned = law + self._move(xp, rate, x, t, length, 1.0)
+            law = xp.where(is_quiet, _within(xp, learned, length), learned)
         else:
-            law = law + self._rate(rate, t) * x
+            law = law + self._move(xp, rate, x, t, length, 1.0)
         return law, xp.stack([t, mean, size, usual])
 
-    def _rate(self, rate: Any, t: Any) -> Any:
-        return rate * t**-self.decay if self.decay else rate
+    def _move(self, xp: ModuleType, rate: Any, x: Array, t: Any, length: Array, s: Any) -> Array:
+        """c2 t^(-decay) s (|L|/s)^q x; a relative one no longer than LEAP |L|."""
+        rate = rate * t**-self.decay if self.decay else rate
+        if not self.q:
+            return rate * s * x
+        # A derivative of 0^q is not finite for q < 1, nor for any by way of its logarithm.
+        ratio = xp.where(length > 0, length, 1.0) / s
+        return _within(xp, rate * s * ratio**self.q * x, LEAP * length)
 
 
 def correction(
@@ -320,7 +334,7 @@ def in_scale(
         W: (k, k) the units' inner products, in the metric if there is one.
         last_size: |g| of the last gradient that memory has taken in.
     """
-    lengths = [*xp.sqrt(xp.diagonal(W)), last_size]  # LAST_GRADIENT is the last of them
+    lengths = [*_root(xp, xp.diagonal(W)), last_size]  # LAST_GRADIENT is the last of them
     of_one = xp.ones_like(last_size)
     over = [of_one if i is None else lengths[i] for i in yardsticks]
     own = [of_one if i is None else length for i, length in zip(yardsticks, lengths[:-1], strict=True)]
@@ -400,8 +414,18 @@ def check_nonnegative(name: str, value: Any) -> None:
 
 def _within(xp: ModuleType, x: Array, bound: Array) -> Array:
     """x, or in its direction what is no longer than the bound."""
-    length = xp.sqrt(xp.sum(x * x))
-    return x * xp.where(length > bound, bound / xp.where(length > 0, length, 1.0), 1.0)
+    length = _length(xp, x)
+    is_longer = length > bound
+    return x * xp.where(is_longer, bound / xp.where(is_longer, length, 1.0), 1.0)
+
+
+def _length(xp: ModuleType, x: Array) -> Array:
+    return _root(xp, xp.sum(x * x))
+
+
+def _root(xp: ModuleType, square: Array) -> Array:
+    """Its square root, whose derivative at zero is taken as zero."""
+    return xp.where(square > 0, xp.sqrt(xp.where(square > 0, square, 1.0)), square)
 
 
 def _own_frame(p: Propagator) -> Frame:

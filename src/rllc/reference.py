@@ -107,6 +107,8 @@ def additive(c2: float) -> LawUpdate:
 def relative(c2: float, q: float = 0.0, decay: float = 0.0, clip: float = np.inf) -> LawUpdate:
     """L + c2 t^(-decay) |L|^q x, |x| at most clip; with q > 0 no longer than L if |g| is quiet.
 
+    With q > 0 the step is at most a tenth as long as L.
+
     Quiet is at most a hundredth of its mean so far. Like `seeking` it remembers: it is for one process.
     """
     sizes: list[float] = []
@@ -114,7 +116,8 @@ def relative(c2: float, q: float = 0.0, decay: float = 0.0, clip: float = np.inf
     def update(L: Array, x: Array, g: Array, t: int) -> Array:
         sizes.append(float(np.linalg.norm(g)))
         length = float(np.linalg.norm(L))
-        new = L + c2 * t**-decay * length**q * _at_most(clip, x)
+        step = c2 * t**-decay * length**q * _at_most(clip, x)
+        new = L + (_at_most(length / 10, step) if q else step)
         return _at_most(length, new) if q and _is_quiet(sizes) else new
 
     return update
@@ -134,11 +137,12 @@ def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoot
         sizes.append(float(np.linalg.norm(g)))
         length, x = float(np.linalg.norm(L)), _at_most(clip, x)
         mean = smoothing * mean + (1 - smoothing) * float(L @ x) / length
-        if s == 0 and mean <= 0 and t > 1 / (1 - smoothing):
+        if s == 0 and mean <= 0 and t >= round(1 / (1 - smoothing), 6):
             s = length
         if s == 0:
             return L if _is_quiet(sizes) else L * np.exp(growth)
-        return _at_most(s, L + c2 * t**-decay * s * (length / s) ** q * x)
+        step = c2 * t**-decay * s * (length / s) ** q * x
+        return _at_most(s, L + (_at_most(length / 10, step) if q else step))
 
     return update
 

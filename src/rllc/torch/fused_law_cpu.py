@@ -47,5 +47,6 @@ def learn(
         step.clip,
         math.expm1(step.growth),
         step.smoothing,
+        step.window,
     )
     return ENDINGS[ending]

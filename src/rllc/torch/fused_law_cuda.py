@@ -80,6 +80,7 @@ def learn(
         clip=step.clip if step.clip < math.inf else 0.0,
         growth=math.expm1(step.growth),
         smoothing=step.smoothing,
+        window=step.window,
         num_warps=1,
     )
     dice = None if keeper["seed"] is None else (draw[0], draw[1])

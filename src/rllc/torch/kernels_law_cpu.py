@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rllc.law import QUIET
+from rllc.law import LEAP, QUIET
 
 __all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn"]
 
@@ -95,6 +95,7 @@ def _take(
     clip: float,
     growth: float,
     smoothing: float,
+    window: float,
 ) -> None:
     """`rllc.law.LawStep.taken`, law and progress in place; growth is e^growth - 1."""
     length = math.sqrt(_dot(law, law))
@@ -108,7 +109,7 @@ def _take(
     if growth:
         along = _dot(law, x) / (length if length > 0 else 1.0)
         progress[1] = smoothing * progress[1] + (1 - smoothing) * along
-        if progress[2] == 0 and progress[1] <= 0 and progress[0] * (1 - smoothing) > 1:
+        if progress[2] == 0 and progress[1] <= 0 and progress[0] >= window:
             progress[2] = length
         s = bound = progress[2]
         if not s > 0:
@@ -117,8 +118,11 @@ def _take(
     elif is_quiet:
         bound = length
     factor *= s * (length / s) ** q if q else s
+    _scale(x, factor)
+    if q:
+        _shorten(x, LEAP * length)
     for i in range(law.size):
-        law[i] += factor * x[i]
+        law[i] += x[i]
     _shorten(law, bound)
 
 
@@ -156,6 +160,7 @@ def learn(
     clip: float,
     growth: float,
     smoothing: float,
+    window: float,
 ) -> int:
     """The law and what is kept beside it, in place: TAKEN, NOT_FINITE or TOO_LARGE.
 
@@ -195,7 +200,9 @@ def learn(
         x, shrunk = before_silence, held / (level if level > 0 else 1.0)
         _scale(x, min(shrunk, 1.0))
     new_law, new_progress, new_faded, size = law.copy(), progress.copy(), faded.copy(), math.sqrt(gg)
-    _take(new_law, largest if weighed else 1.0, x, size, new_progress, q, decay, clip, growth, smoothing)
+    _take(
+        new_law, largest if weighed else 1.0, x, size, new_progress, q, decay, clip, growth, smoothing, window
+    )
     for i in range(k):
         finite = finite and math.isfinite(new_law[i])
     if not finite:

@@ -12,7 +12,7 @@ from rllc import law as _law
 
 __all__ = ["learn"]
 
-QUIET = tl.constexpr(_law.QUIET)
+LEAP, QUIET = tl.constexpr(_law.LEAP), tl.constexpr(_law.QUIET)
 
 
 @triton.jit
@@ -105,6 +105,7 @@ def _taken(
     clip: tl.constexpr,
     growth: tl.constexpr,
     smoothing: tl.constexpr,
+    window: tl.constexpr,
 ):
     """`rllc.law.LawStep.taken`; growth is e^growth - 1, clip 0 for none."""
     t, mean, size = tl.load(progress) + 1, tl.load(progress + 1), tl.load(progress + 2)
@@ -119,14 +120,17 @@ def _taken(
     if growth > 0:
         along = tl.sum(law * x, 0) / tl.where(length > 0, length, 1.0)
         mean = smoothing * mean + (1 - smoothing) * along
-        ripe = (size == 0) & (mean <= 0) & (t * (1 - smoothing) > 1)
+        ripe = (size == 0) & (mean <= 0) & (t >= window)
         size = tl.where(ripe, length, size)
         s = tl.where(size > 0, size, 1.0)
-        learned = law + rate_now * s * (_power(length / s, q) if q > 0 else 1.0) * x
+        move = rate_now * s * x
+        if q > 0:
+            move = _within(move * _power(length / s, q), LEAP * length)
+        learned = law + move
         grown = tl.where(is_quiet | (rate <= 0), law, law * (1 + growth))
         law = tl.where(size > 0, _within(learned, s), grown)
     elif q > 0:
-        learned = law + rate_now * _power(length, q) * x
+        learned = law + _within(rate_now * _power(length, q) * x, LEAP * length)
         law = tl.where(is_quiet, _within(learned, length), learned)
     else:
         law += rate_now * x
@@ -170,6 +174,7 @@ def learn(
     clip: tl.constexpr,
     growth: tl.constexpr,
     smoothing: tl.constexpr,
+    window: tl.constexpr,
 ):
     """The law and what is kept beside it, in place, and the numbers of the second pass.
 
@@ -217,7 +222,7 @@ def learn(
         x = _times(old_faded, x) * tl.minimum(held / tl.where(level > 0, level, 1.0), 1.0)
     gradient = tl.sqrt(gg)
     new_law, t, mean, size, usual = _taken(
-        old_law, rate, x, gradient, progress, q, decay, clip, growth, smoothing
+        old_law, rate, x, gradient, progress, q, decay, clip, growth, smoothing, window
     )
     ok &= tl.sum(tl.where(tl.abs(new_law) < lost, 0, 1), 0) == 0
 
