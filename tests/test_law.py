@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from problems import EIGHT, random_propagator, relative_error
 from rllc import M, law, reference
-from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, Ridge, Sums
+from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, LawStep, Ridge, Sums
 from rllc.notation import parse
 from rllc.torch.learning import HOST
 
@@ -191,3 +191,24 @@ def test_guard_leaves_ordinary_steps_alone():
 def test_refusals(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@pytest.mark.parametrize("x", [1.0, -1.0])
+def test_a_relative_step_is_at_most_a_tenth_of_the_law(x):
+    """A large law is neither turned round nor thrown."""
+    new, _ = LawStep(q=1.5).taken(np, np.array([1e6, 0.0]), 0.1, np.array([x, 0.0]), 1.0, np.zeros(4))
+    np.testing.assert_allclose(new, [1e6 * (1 + 0.1 * x), 0.0])
+    small, _ = LawStep(q=1.5).taken(np, np.array([0.04]), 0.1, np.array([x]), 1.0, np.zeros(4))
+    np.testing.assert_allclose(small, [0.04 + 0.1 * 0.008 * x])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("smoothing", [0.8, 0.9, 0.95, 0.98, 0.999])
+def test_growth_ends_with_the_window_in_any_precision(dtype, smoothing):
+    """1 - 0.95 is a little more than 1/20 in float64, and less in float32."""
+    step = LawStep(q=1.5, growth=0.1, smoothing=smoothing)
+    law, progress, grown = np.ones(1, dtype), np.zeros(4, dtype), 0
+    for _ in range(2 * round(step.window)):
+        new, progress = step.taken(np, law, 0.01, -np.ones(1, dtype), dtype(1), progress)
+        progress, grown, law = progress.astype(dtype), grown + (new > law).item(), np.ones(1, dtype)
+    assert grown == round(1 / (1 - smoothing)) - 1

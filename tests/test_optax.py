@@ -12,8 +12,9 @@ import torch
 
 from problems import EIGHT
 from rllc import parse, reference
-from rllc.law import Cutoff, GramianRidge, Ridge
-from rllc.optax import rllc, scale_by_rllc
+from rllc.law import Cutoff, GramianRidge, LawStep, Ridge
+from rllc.memory import Adam, union
+from rllc.optax import averaged_params, rllc, rllc_adamw, scale_by_rllc
 from rllc.torch import RLLC
 
 # NumPy, so that JAX takes them in the precision that is enabled.
@@ -456,3 +457,70 @@ def test_refusals(call, text):
 def test_other_inverses_work_under_jit(inverse):
     tx = rllc("M(0.9) + M(0)", 0.05, 0.02, inverse=inverse)
     assert_same(train(tx), train(tx, jit=lambda update: update), rtol=1e-3)
+
+
+@pytest.mark.parametrize("silence", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: rllc_adamw(rate),
+        lambda rate: rllc("M(0.9) + M(0)", rate, 0.1, law_step=LawStep(q=1.5)),
+        lambda rate: rllc("M(0.9)", rate, 0.1, law_step=LawStep(clip=0.5)),
+        lambda rate: rllc(union("M(0.9)", Adam()), rate, 0.1, law_step=LawStep(q=1.5, clip=1.0)),
+    ],
+    ids=["rllc_adamw", "relative", "clipped", "rules"],
+)
+def test_gradients_go_through_every_step_of_the_law(make, silence):
+    """By the rate and by the start; also where memory or gradient are zero, and lengths are roots of zero."""
+
+    def final(x):
+        tx, params = make(x[0]), x[1:]
+        state = tx.init(params)
+        for t in range(4):
+            g = gradient_of_loss(params) * (not (silence and t == 1))
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+        return loss(params)
+
+    x, h = jnp.array([0.05, 0.7, -0.4]), 1e-6
+    numeric = [(final(x.at[i].add(h)) - final(x.at[i].add(-h))) / (2 * h) for i in range(len(x))]
+    np.testing.assert_allclose(jax.grad(final)(x), numeric, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("g", "message"),
+    [
+        ({"a": np.ones((5, 2))}, r"different shapes at \['a'\]: \(5, 2\) and \(2,\)"),
+        ({"b": np.ones(2)}, "trees of different structure"),
+    ],
+)
+def test_a_gradient_of_another_tree_is_refused(g, message):
+    tx = rllc("M(0.9)", 0.1, 0.1)
+    with pytest.raises(ValueError, match=message):
+        tx.update(g, tx.init({"a": jnp.ones(2)}))
+
+
+def test_a_law_that_runs_away_is_stopped_before_infinity(float32):
+    tx, x = rllc_adamw(1.0), jnp.zeros(3)
+
+    def step(carry, _):
+        x, state = carry
+        updates, state = tx.update(jnp.ones(3), state, x)
+        return (optax.apply_updates(x, updates), state), None
+
+    (x, state), _ = jax.lax.scan(step, (x, tx.init(x)), length=1500)
+    assert jnp.isfinite(x).all() and jnp.isfinite(averaged_params(state, x)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_decay": lambda t: 0.1}, "weight_decay must be a number, got"),
+        ({"learning_rate": None}, "learning_rate must be a number or a schedule, got None"),
+        ({"learning_rate": 0.1j}, "learning_rate must be a number or a schedule, got 0.1j"),
+        ({"law_learning_rate": jnp.ones(2)}, "law_learning_rate must be a number or a schedule, got"),
+    ],
+)
+def test_rates_that_are_none_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        rllc("M(0.9)", **{"learning_rate": 0.1, "law_learning_rate": 0.1} | options)

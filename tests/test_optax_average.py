@@ -123,3 +123,14 @@ def test_the_updates_go_through_and_buffers_can_be_donated():
 def test_refusals(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_of_several_runs_and_of_other_trees_it_says_so():
+    tx = optax.chain(optax.sgd(0.1), polynomial_average())
+    params = {"w": jnp.ones((4, 1))}
+    states = jax.vmap(tx.init)(params)
+    with pytest.raises(ValueError, match=r"call averaged_params in jax\.vmap, too"):
+        averaged_params(states, params)
+    assert jax.vmap(averaged_params)(states, params)["w"].shape == (4, 1)
+    with pytest.raises(ValueError, match=r"of another tree than the parameters; of Flax NNX give both"):
+        averaged_params(tx.init(params), {"other": jnp.ones((4, 1))})

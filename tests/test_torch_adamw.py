@@ -517,3 +517,8 @@ def test_defaults():
     group = opt.param_groups[0]
     assert (group["lr"], group["law_lr"], group["betas"], group["eps"]) == (1e-3, 0.04, (0.9, 0.999), 1e-8)
     assert (group["weight_decay"], group["average"], float(opt.law)) == (0.0, 9.0, 0.01)
+
+
+def test_a_group_has_no_law_rate_of_its_own():
+    with pytest.raises(ValueError, match="one law has one law_lr"):
+        RLLCAdamW([{"params": [nn.Parameter(torch.ones(2))], "law_lr": 0.0}])

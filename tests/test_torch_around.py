@@ -432,3 +432,19 @@ def test_it_is_made_by_rllc_and_its_step_is_relative_and_clipped():
     assert type(opt) is Around
     assert opt._rule.step == LawStep(q=1.5, clip=1.0)
     assert opt._rule.eps == DiagonalRidge().eps
+
+
+@pytest.mark.parametrize(("rate", "law_lr"), [(1e-5, 0.1), (1e-3, 0.3)])
+def test_a_base_rate_far_too_small_breaks_nothing(rate, law_lr):
+    """The law has to grow a thousandfold: a step of it was once longer than the law, and turned it round."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 5)
+    labels = (x.sum(1) > 0).float()
+    net = nn.Linear(5, 1)
+    opt = RLLC.around(optim.AdamW(net.parameters(), rate), law_lr)
+    for _ in range(1000):
+        opt.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(net(x)[:, 0], labels).backward()
+        opt.step()
+        assert opt.law > 0
+    assert opt.skipped == 0 and ((net(x)[:, 0] > 0) == labels.bool()).float().mean() > 0.98

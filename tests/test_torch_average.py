@@ -287,3 +287,30 @@ def test_without_an_average_there_is_no_evaluation_mode(make):
         opt.step()
     with pytest.raises(RuntimeError, match=r"make it with average=9\.0"):
         opt.averaged().__enter__()
+
+
+def test_a_net_s_buffers_are_found_where_they_are_now(make):
+    """Module.to() keeps parameters and makes new buffers."""
+    net = network()
+    opt = make(net.parameters(), average=9.0, buffers=net)
+    net.double()
+    train(net, opt, 5)
+    now = net[1].running_mean.clone()
+    twin, twins = copy.deepcopy((net, opt))
+    for one, its in ((net, opt), (twin, twins)):
+        with its.averaged():
+            assert not torch.equal(one[1].running_mean, now)
+        assert torch.equal(one[1].running_mean, now)
+
+
+def test_what_fails_in_eval_leaves_the_training_weights(make):
+    net = network()
+    net.register_buffer("fixed", torch.linspace(0, 1, 3).expand(2, 3))  # cannot be written
+    opt = make(net.parameters(), average=9.0, buffers=net.buffers())
+    train(net, opt, 5)
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(RuntimeError, match="more than one element"), opt.averaged():
+        pass
+    assert all(map(torch.equal, before, net.parameters()))
+    assert not opt.param_groups[0]["evaluating"]
+    train(net, opt, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 
-from rllc.torch import RLLC
+from rllc.torch import RLLC, RLLCAdamW
 
 OPTIONS = {"memory": "M(0.9) + M(0)", "lr": 0.05, "law_lr": 0.02}
 
@@ -128,3 +128,88 @@ def test_the_verdict_sees_drift_and_growth(long_run):
     assert ["DRIFT" in line for line in said] == [True, True, False]
     assert "NOT FLAT" in said[2]
     assert "NOT FLAT" in long_run.verdict([*[start] * 9, start._replace(tensors=1001)])[2]
+
+
+MAKERS = {
+    "RLLC": (lambda params: RLLC(params, **OPTIONS), "m1"),
+    "RLLC, bfloat16": (lambda params: RLLC(params, **OPTIONS, memory_dtype=torch.bfloat16), "m2"),
+    "RLLCAdamW": (RLLCAdamW, "exp_avg"),
+    "around": (lambda params: RLLC.around(torch.optim.AdamW(params), law_lr=0.1), "exp_avg"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("shapes", [((4,), (8,)), ((8,), (4,)), ((3, 4), (4, 3))], ids=str)
+def test_memory_of_another_shape_is_refused_before_anything_changes(name, shapes):
+    """Kernels go by addresses: they would read and write what lies beside it."""
+    make, unit = MAKERS[name]
+    before, after = shapes
+    p = nn.Parameter(torch.zeros(before))
+    opt = make([p])
+    for _ in range(2):
+        p.grad = torch.ones(before)
+        opt.step()
+    p.data, p.grad = torch.zeros(after), None
+    p.grad = torch.ones(after)
+    kept = opt.state[p][unit].clone()
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        opt.step()
+    if name != "around":  # whose base has found it, and is called last
+        assert torch.equal(opt.state[p][unit], kept) and not p.any()
+
+    other = make([nn.Parameter(torch.zeros(after))])
+    law = other.law
+    with pytest.raises(ValueError, match="build the network it was saved with"):
+        other.load_state_dict(opt.state_dict())
+    assert torch.equal(other.law, law) and not other.state
+
+
+def test_a_gradient_that_is_stored_with_the_other_sign():
+    stored, plain = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+    opts = [RLLC([p], **OPTIONS) for p in (stored, plain)]
+    for _ in range(3):
+        stored.grad, plain.grad = torch._neg_view(torch.ones(4)), -torch.ones(4)
+        for opt in opts:
+            opt.step()
+    torch.testing.assert_close(stored, plain)
+
+
+@pytest.mark.parametrize("place", [0, 1, "later"])
+def test_an_empty_group_has_nothing_to_do(place):
+    nets = network(), network()
+    groups = [{"params": list(nets[0].parameters())}]
+    if place != "later":
+        groups.insert(place, {"params": []})
+    opts = RLLC(groups, **OPTIONS), RLLC(nets[1].parameters(), **OPTIONS)
+    if place == "later":
+        opts[0].add_param_group({"params": []})
+    for _ in range(3):
+        for net, opt in zip(nets, opts, strict=True):
+            opt.zero_grad()
+            loss(net).backward()
+            opt.step()
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("make", [MAKERS["RLLC"][0], RLLCAdamW], ids=["RLLC", "RLLCAdamW"])
+def test_the_group_that_keeps_the_law_cannot_go(make):
+    net = network()
+    opt = make(net.parameters())
+    opt.param_groups.clear()
+    opt.add_param_group({"params": list(net.parameters())})
+    loss(net).backward()
+    with pytest.raises(RuntimeError, match="which keeps the law, has been removed or replaced"):
+        opt.step()
+
+
+def test_what_was_frozen_takes_part_in_sums_in_backward():
+    nets = network(), network()
+    opts = [RLLC(nets[i].parameters(), **OPTIONS, sums_in_backward=i == 0) for i in range(2)]
+    for step in range(4):
+        for net, opt in zip(nets, opts, strict=True):
+            net[0].requires_grad_(step > 1)
+            opt.zero_grad()
+            loss(net).backward()
+            opt.step()
+    torch.testing.assert_close(opts[0].law, opts[1].law)

@@ -53,6 +53,8 @@ GUARD_FRACTION = 0.25
 QUIET = 0.01
 # Of the law's length: how far a relative step takes it at most, so that it is never turned round at once.
 LEAP = 0.1
+# No law of a run that can be saved: float32 parameters could not take its step.
+LOST = 1e30
 # How many numbers a law step keeps from step to step.
 PROGRESS = 4
 

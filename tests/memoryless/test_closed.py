@@ -254,3 +254,15 @@ def test_the_iteration_of_a_method_is_that_of_its_closed_form():
     for n in range(5):
         points.append(step(n, points[-1]))
     close(jnp.stack(points), follow(form, jax.grad(f), theta, 0.02, 5), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "form", [Linear(laws.heavy_ball(1.0, 0.9)), Adam(0.9, 0.999)], ids=["linear", "adam"]
+)
+def test_a_point_keeps_its_dtype_with_float64_switched_on(form, dtype):
+    with jax.enable_x64(True):
+        path = follow(form, lambda x: x, jnp.ones(2, dtype), 0.01, 3)
+        exact = follow(form, lambda x: x, jnp.ones(2), 0.01, 3)
+    assert path.dtype == dtype
+    np.testing.assert_allclose(np.float64(path), np.float64(exact), rtol=8 * float(jnp.finfo(dtype).eps))

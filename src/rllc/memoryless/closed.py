@@ -73,7 +73,9 @@ def follow(
         theta = add(theta, scale(-h, add(F, scale(h, corr)) if corrected else F))
         return theta, theta
 
-    _, path = jax.lax.scan(body, start, jax.tree.map(lambda x: jnp.asarray(x)[:steps], rows))
+    # Coefficients of float64 would make a point of float32 one of float64.
+    dtype = jnp.result_type(*jax.tree.leaves(start))
+    _, path = jax.lax.scan(body, start, jax.tree.map(lambda x: jnp.asarray(x, dtype)[:steps], rows))
     return with_start(start, path)
 
 

@@ -51,7 +51,7 @@ def polynomial_average(power: float | jax.Array = 9.0) -> optax.GradientTransfor
     Raises:
         ValueError: the power is no finite number >= 0; from update, the parameters are not given.
     """
-    check_rate("power", power)
+    check_rate("power", power, may_change=False)
 
     def init(params: optax.Params) -> PolynomialAverageState:
         zeros = jax.tree.map(lambda x: jnp.zeros_like(wide(x)), params)
@@ -90,11 +90,11 @@ def averaged_params(opt_state: Any, params: optax.Params) -> optax.Params:
     Args:
         opt_state: of a transformation with `polynomial_average` anywhere in it: in a chain, in
             optax.partition or masked (parameters that no average covers are returned as they are), in
-            optax.inject_hyperparams.
+            optax.inject_hyperparams. Of runs under vmap call this in vmap, too.
         params: the current parameters.
 
     Raises:
-        ValueError: there is no average in the state.
+        ValueError: there is no average in the state, it is of several runs, or of another tree.
     """
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_average)
     found = [x for x in nodes if _is_average(x)]
@@ -111,7 +111,15 @@ def _averaged(state: PolynomialAverageState, params: optax.Params) -> optax.Para
             return p
         return jnp.where(state.count > 0, average.astype(jnp.result_type(p)), p)
 
-    return jax.tree.map(chosen, state.average, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    if jnp.ndim(state.count):
+        raise ValueError("this state is of several runs at once; call averaged_params in jax.vmap, too")
+    try:
+        return jax.tree.map(chosen, state.average, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    except ValueError as reason:
+        raise ValueError(
+            "the average is of another tree than the parameters; of Flax NNX give both as nnx.as_pure has"
+            " them, of complex parameters split as they were for the optimizer"
+        ) from reason
 
 
 def _is_average(x: Any) -> bool:

@@ -14,6 +14,7 @@ from rllc import law as _law
 from rllc.law import PROGRESS, DiagonalRidge, Sums
 from rllc.memory import yardsticks_of
 from rllc.optax.leaves import (
+    check_alike,
     check_leaves,
     kept,
     law_dtype,
@@ -82,7 +83,7 @@ def _update(
     """One step: project g on the old memory, correct the law, remember g, combine."""
     check_params(settings, params)
     check_bound(settings.axes)
-    _check_alike("the gradient", g, "the parameters", state.memory[0])
+    check_alike("the gradient", g, "the parameters", state.memory[0])
     laws = spread(settings.scope, state.law, g)
     M, hidden = _next_memory(members, g, state, params, extra_args)
     sums, unit_scales, broken = _sums(members, settings, laws, g, state, _broken(g, M, state, hidden))
@@ -119,7 +120,7 @@ def _next_memory(
     ]
     _check_new(members, g, [units for units, _ in new])
     for member, (_, hidden), old in zip(members, new, state.hidden, strict=True):
-        _check_alike(f"the new hidden state of {member.name}", hidden, "its old one", old)
+        check_alike(f"the new hidden state of {member.name}", hidden, "its old one", old)
     return tuple(unit for units, _ in new for unit in units), tuple(hidden for _, hidden in new)
 
 
@@ -135,21 +136,8 @@ def _check_new(members: Members, g: Any, new: Sequence[Sequence[Any]]) -> None:
     before, reference = "the gradient", g
     for member, units in zip(members, new, strict=True):
         for unit in units:
-            _check_alike(f"a unit of {member.name}", unit, before, reference)
+            check_alike(f"a unit of {member.name}", unit, before, reference)
             before, reference = f"one of {member.name}", unit
-
-
-def _check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
-    own, wanted = (str(jax.tree.structure(x)) for x in (tree, reference))
-    if own != wanted:
-        raise ValueError(f"{name} and {other} are trees of different structure: {own} and {wanted}")
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, x), y in zip(paths, jax.tree.leaves(reference), strict=True):
-        if jnp.shape(x) != jnp.shape(y):
-            raise ValueError(
-                f"{name} and {other} have different shapes at {jax.tree_util.keystr(path) or 'the root'}:"
-                f" {jnp.shape(x)} and {jnp.shape(y)}"
-            )
 
 
 def _broken(g: Any, M: tuple[Any, ...], state: ScaleByRulesState, hidden: Any) -> list[jax.Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 __all__ = [
+    "check_alike",
     "check_leaves",
     "kept",
     "law_dtype",
@@ -98,3 +99,17 @@ def check_leaves(params: Any) -> None:
 
 def _real_dtype(x: jax.Array) -> Any:
     return jnp.finfo(x.dtype).dtype
+
+
+def check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
+    """Refuse a tree of another structure, or with other shapes, than a reference; ValueError."""
+    own, wanted = (str(jax.tree.structure(x)) for x in (tree, reference))
+    if own != wanted:
+        raise ValueError(f"{name} and {other} are trees of different structure: {own} and {wanted}")
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, x), y in zip(paths, jax.tree.leaves(reference), strict=True):
+        if jnp.shape(x) != jnp.shape(y):
+            raise ValueError(
+                f"{name} and {other} have different shapes at {jax.tree_util.keystr(path) or 'the root'}:"
+                f" {jnp.shape(x)} and {jnp.shape(y)}"
+            )

@@ -13,6 +13,7 @@ import optax
 from rllc import law as _law
 from rllc.law import PROGRESS, Frame, Sums
 from rllc.optax.leaves import (
+    check_alike,
     check_leaves,
     kept,
     machine_epsilon,
@@ -77,6 +78,7 @@ def _update(
     """One step: project g on the old memory, correct the law, remember g, combine."""
     check_params(settings, params)
     check_bound(settings.axes)
+    check_alike("the gradient", g, "the parameters", state.memory[0])
     laws = spread(settings.scope, state.law, g)
     largest = tops([real_leaves(tree) for tree in (*state.memory, g)], settings.axes)
     sums = _sums(state.memory, g, largest, frame.basis, laws, settings.axes)

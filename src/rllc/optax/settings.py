@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 
 from rllc import law as _law
-from rllc.law import LawStep, RelaxedInverse, Sums
+from rllc.law import LOST, LawStep, RelaxedInverse, Sums
 from rllc.optax.leaves import kept, law_dtype, shared, weighted_sum, wide
 from rllc.optax.scopes import Scope, Spread, each, first_laws
 
@@ -43,7 +44,7 @@ def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
 def next_law(
     settings: Settings, laws: Spread, state: Any, x: jax.Array, sums: Sums, sound: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """L after the correction x, the progress of its steps, and whether to take it: sound and L finite."""
+    """L after the correction x, the progress of its steps, and whether to take it: sound and L not lost."""
     rate = settings.law_learning_rate
     c2 = rate(state.count) if callable(rate) else rate
     dtype = state.law.dtype
@@ -55,7 +56,7 @@ def next_law(
         return law.astype(dtype), progress.astype(dtype)
 
     law, progress = each(laws, taken, state.law, x, sums.gradient_size(jnp), state.progress)
-    return shared((law, progress, jnp.isfinite(law).all() & sound))
+    return shared((law, progress, (jnp.abs(law) < LOST).all() & sound))
 
 
 def uphill(
@@ -85,10 +86,13 @@ def check_params(settings: Settings, params: optax.Params | None) -> None:
         raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
 
 
-def check_rate(name: str, value: Any) -> None:
-    """Refuse a rate that is no schedule and no finite number >= 0; a traced one is not judged."""
-    if callable(value) or isinstance(value, jax.core.Tracer):
+def check_rate(name: str, value: Any, *, may_change: bool = True) -> None:
+    """Refuse what is no finite number >= 0, nor a schedule if it may be one; a traced rate is not judged."""
+    if isinstance(value, jax.core.Tracer) or (may_change and callable(value)):
         return
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
         value = value.item()
+    if not isinstance(value, numbers.Real):
+        what = "a number or a schedule" if may_change else "a number"
+        raise ValueError(f"{name} must be {what}, got {value!r}")
     _law.check_nonnegative(name, value)

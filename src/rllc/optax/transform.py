@@ -114,7 +114,7 @@ def scale_by_rllc(
     are for real ones.
     """
     check_rate("law_learning_rate", law_learning_rate)
-    check_rate("weight_decay", weight_decay)
+    check_rate("weight_decay", weight_decay, may_change=False)
     check_scope(scope)
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllc.law import SEEKING, LawStep
 from rllc.memory import Adam
@@ -65,7 +65,8 @@ class RLLCAdamW(OneUnit):
         law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
         law_step: how x moves the law; by default it grows until steps are long enough, then anneals.
         average: the power of the average of the weights, None for none.
-        buffers: batch-norm statistics, to be averaged along: `net.buffers()`.
+        buffers: batch-norm statistics, to be averaged along: the net that has them, or tensors, which it must
+            not exchange for others later, as `net.to()` does.
         foreach, fused: torch's own AdamW so implemented; None for both takes the fastest there is: kernels
             that make the average too on a CPU with numba (`pip install "rllc[fast]"`) and on a GPU with
             Triton, where nothing is read back then; else torch's fused.
@@ -93,7 +94,7 @@ class RLLCAdamW(OneUnit):
         law: ArrayLike | Tensor = 0.01,
         law_step: LawStep = SEEKING,
         average: float | None = 9.0,
-        buffers: Iterable[Tensor] = (),
+        buffers: nn.Module | Iterable[Tensor] = (),
         foreach: bool | None = None,
         fused: bool | None = None,
         maximize: bool = False,
@@ -120,6 +121,8 @@ class RLLCAdamW(OneUnit):
         Raises:
             ValueError: a number of the group makes no sense.
         """
+        if "law_lr" in param_group:
+            raise ValueError("one law has one law_lr; give it to the optimizer, not to a group")
         _check_group(self.defaults | param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -131,6 +134,7 @@ class RLLCAdamW(OneUnit):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
+        self._check_books()
         params = params_of(self.param_groups)
         one_unit.check_ready(params)
         self._spread = shards.renewed(self._spread, self.param_groups)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllc.law import DiagonalRidge, LawStep
 from rllc.torch import metrics, one_unit, selection, shards
@@ -69,7 +69,7 @@ class Around(OneUnit):
             parameter and its group. Tensors come as at least float32, of this process, complex ones as real
             numbers (..., 2).
         average: the power of an average of the weights, None for none (`rllc.torch.averaging`).
-        buffers: batch-norm statistics and the like, to be averaged along.
+        buffers: batch-norm statistics and the like, to be averaged along: the net, or tensors.
 
     Raises:
         ValueError: the base is none that can be called so, or a number makes no sense, named with the remedy.
@@ -89,7 +89,7 @@ class Around(OneUnit):
         law_step: LawStep = LawStep(q=1.5, clip=1.0),  # noqa: B008  (frozen)
         metric: Metric | None = None,
         average: float | None = None,
-        buffers: Iterable[Tensor] = (),
+        buffers: nn.Module | Iterable[Tensor] = (),
     ) -> None:
         _check_base(base)
         self.base = base
@@ -164,7 +164,7 @@ class Around(OneUnit):
         self._take_over(self.base, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("base", "_metric", "_rule", "_buffers")
+        own = ("base", "_metric", "_rule", "_net", "_kept")
         return {name: getattr(self, name) for name in own} | {"_spread": None}
 
     # --- The parts of a step ----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllc.torch import shards
 from rllc.torch.parts import numbered, params_of, wide_dtype
@@ -38,7 +38,8 @@ __all__ = ["Averaging"]
 class Averaging(torch.optim.Optimizer):
     """eval(), train() and averaged() for an optimizer that averages its weights."""
 
-    _buffers: list[Tensor]  # that are averaged along
+    _net: nn.Module | None  # whose buffers are averaged along,
+    _kept: list[Any]  # by name; or without it the tensors
 
     # --- What the user calls --------------------------------------------------------------------------
 
@@ -52,12 +53,20 @@ class Averaging(torch.optim.Optimizer):
         keeper = self.param_groups[0]
         if _power(keeper) is None or keeper["evaluating"]:
             return
-        for state, p in self._averaged():
-            state["training"] = p.detach().clone()
-            shards.local(p).copy_(shards.local(state["average"]))
-        keeper["training_buffers"] = [b.clone() for b in self._buffers]
-        _copy(self._buffers, keeper["buffers"])
-        keeper["evaluating"] = True
+        pairs, buffers = self._averaged(), self._buffers
+        kept, kept_buffers = [p.detach().clone() for _, p in pairs], [b.clone() for b in buffers]
+        # All that `train` needs is there before anything is moved.
+        for (state, _), training in zip(pairs, kept, strict=True):
+            state["training"] = training
+        keeper |= {"training_buffers": kept_buffers, "evaluating": True}
+        try:
+            for state, p in pairs:
+                shards.local(p).copy_(shards.local(state["average"]))
+            _copy(buffers, keeper["buffers"])
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # of a buffer that cannot be written
+                self.train()
+            raise
 
     @torch.no_grad()
     def train(self) -> None:
@@ -69,8 +78,8 @@ class Averaging(torch.optim.Optimizer):
             # A parameter that was added in evaluation mode has nothing to come back.
             if "training" in state:
                 shards.local(p).copy_(shards.local(state.pop("training")))
-        _copy(self._buffers, keeper.pop("training_buffers"))
         keeper["evaluating"] = False
+        _copy(self._buffers, keeper.pop("training_buffers"))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -122,7 +131,7 @@ class Averaging(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # The base class keeps only what every optimizer has; deepcopy and pickle need the rest too.
-        return super().__getstate__() | {"_buffers": self._buffers}
+        return super().__getstate__() | {"_net": self._net, "_kept": self._kept}
 
     # --- What an optimizer says -----------------------------------------------------------------------
 
@@ -137,21 +146,39 @@ class Averaging(torch.optim.Optimizer):
     def _restore(self, state: dict[str, Any]) -> None:
         """Make good what torch does not take over as it was saved; the books are in place."""
 
-    def _open_average(self, power: float | None, buffers: Iterable[Tensor]) -> None:
+    def _open_average(self, power: float | None, buffers: nn.Module | Iterable[Tensor]) -> None:
         """Average with this power from now on, or not at all; after the parameter groups are there.
 
         Raises:
             ValueError: the power is no finite number >= 0.
         """
-        given = list(buffers)
+        self._net = buffers if isinstance(buffers, nn.Module) else None
+        self._kept = []
         if power is None:
-            self._buffers = []
             return
         if isinstance(power, bool | str) or not 0 <= power < math.inf:
             raise ValueError(f"average must be a finite power >= 0, such as 9.0, or None, got {power!r}")
         # Counters and masks, which are no statistics, are in evaluation what they are in training.
-        self._buffers = [b for b in given if (b.is_floating_point() and bool(b.isfinite().all()))]
+        named = buffers.named_buffers() if isinstance(buffers, nn.Module) else ((b, b) for b in buffers)
+        self._kept = [kept for kept, b in named if b.is_floating_point() and bool(b.isfinite().all())]
         self.param_groups[0] |= _books(float(power), self._buffers)
+
+    @property
+    def _buffers(self) -> list[Tensor]:
+        """That are averaged along. A net's are looked up, for it exchanges them where it is moved."""
+        return self._kept if self._net is None else [self._net.get_buffer(name) for name in self._kept]
+
+    def _check_books(self) -> None:
+        """Refuse a step without the law.
+
+        Raises:
+            RuntimeError: the first group is not the one that this optimizer was made with.
+        """
+        if "law" not in self.param_groups[0]:
+            raise RuntimeError(
+                "the first parameter group, which keeps the law, has been removed or replaced; make a new"
+                " optimizer, or keep the group and change its params"
+            )
 
     def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
         """What the closure of a step returns, None without one; refuses a step in evaluation mode."""
@@ -203,7 +230,10 @@ class Averaging(torch.optim.Optimizer):
         pairs = [(s["average"], p) for s, p in self._averaged() if id(p) not in done] if some else []
         averages = [shards.local(average) for average, _ in pairs]
         _mix(averages, [shards.local(p) for _, p in pairs], weight)
-        _mix(self.param_groups[0]["buffers"], self._buffers, weight)
+        keeper, buffers = self.param_groups[0], self._buffers
+        if any(a.device != b.device for a, b in zip(keeper["buffers"], buffers, strict=True)):
+            keeper["buffers"] = [a.to(b.device) for a, b in zip(keeper["buffers"], buffers, strict=True)]
+        _mix(keeper["buffers"], buffers, weight)
 
     # --- Within ---------------------------------------------------------------------------------------
 

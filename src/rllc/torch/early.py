@@ -63,7 +63,7 @@ class EarlySums:
                 "sums_in_backward=True: gradients are averaged over processes after their backward pass, so"
                 " the sums would be of this process alone; leave sums_in_backward out"
             )
-        found = [self._current(p) for p in params]
+        found = [self._current(p) if p in self._watched else self._sums(p) for p in params]
         return torch.stack(found).sum(0)
 
     @torch.no_grad()

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllc.law import GramianRidge
+from rllc.law import LOST, GramianRidge
 from rllc.notation import parse
 from rllc.torch import fused_cuda, fused_law_cuda, kernels_adamw_cuda, kernels_cuda, learning
 from rllc.torch.fused_cuda import DTYPES
 from rllc.torch.learning import Constants, Solver
-from rllc.torch.one_unit import COARSEST, LOST, Rule
-from rllc.torch.parts import Part, one_layout
+from rllc.torch.one_unit import COARSEST, Rule
+from rllc.torch.parts import Part, check_shapes, one_layout
 from rllc.torch.passes import Step
 from rllc.torch.plans import Kind, Plan, holds, places, places_of, planned
 
@@ -44,6 +44,8 @@ class Work(NamedTuple):
 def prepare(part: Part, steps: list[Tensor], plan: Plan | None) -> tuple[Work | None, Plan | None]:
     """The part as the kernels take it, None if they do not; and the plan for the next step."""
     held = plan if plan is not None and holds(plan, part) else None
+    if held is None:
+        check_shapes(part)
     kind = _kind(part) if held is None else held.kind
     if kind is None or any(t.dtype != torch.float32 or t.device != part.params[0].device for t in steps):
         return None, None

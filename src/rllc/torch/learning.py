@@ -229,6 +229,8 @@ def overflow(part: Part, growth: Tensor) -> Tensor:
     Exact to the factor that signs may cancel: from every tensor's largest entries. growth is (k+1,).
     """
     chosen = [i for i, theta in enumerate(part.params) if theta.numel()]
+    if not chosen:
+        return growth.new_zeros(())
     units = [[unit[i] for i in chosen] for unit in (*part.memory, part.gradient)]
     tops = torch.stack([torch.stack(torch._foreach_norm(unit, torch.inf)).double() for unit in units])
     # Not torch.tensor, whose numbers a CUDA graph would look for on the host.

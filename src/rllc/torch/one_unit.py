@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import LawStep
+from rllc.law import LOST, LawStep
 from rllc.torch import early, saved, selection, shards
 from rllc.torch.averaging import Averaging
 from rllc.torch.parts import params_of
@@ -36,8 +36,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-# No law of a run that can be saved: float32 parameters could not take its step.
-LOST = 1e30
 COARSEST = _law.rounding_of(1, torch.finfo(torch.float32).eps)
 # What LawStep needs of an array namespace, for one number: NumPy takes longer than a small network's step.
 SCALARS: Any = SimpleNamespace(

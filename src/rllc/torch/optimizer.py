@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllc import law as _law
 from rllc.law import Cutoff, LawStep, RelaxedInverse
@@ -84,7 +84,7 @@ class RLLC(Averaging):
             own sums, guard and progress. A step is skipped for all or for none.
         average: of the weights, the t-th counting about as t^average; 9.0 is a good one, None takes none.
             `eval()` puts it into the parameters, `train()` takes it out (`rllc.torch.averaging`).
-        buffers: such as those of batch norm, to be averaged along.
+        buffers: such as those of batch norm, to be averaged along: the net that has them, or tensors.
         guard: keep a gradient that returns after a silence from throwing L away
             (`rllc.law.correction`); False is the paper's exact formula. None: for linear memory. For a rule
             there is none, but LawStep.clip.
@@ -134,7 +134,7 @@ class RLLC(Averaging):
         law_step: LawStep = LawStep(),  # noqa: B008  (frozen)
         scope: str = "all",
         average: float | None = None,
-        buffers: Iterable[Tensor] = (),
+        buffers: nn.Module | Iterable[Tensor] = (),
         guard: bool | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
@@ -200,7 +200,7 @@ class RLLC(Averaging):
         group = self.param_groups[-1]
         try:
             selection.check(group, self.defaults, self._rule, self.memory_dtype)
-        except ValueError:
+        except Exception:
             self.param_groups.pop()
             raise
         if "law" in self.param_groups[0] and self.scope != "all":
@@ -212,6 +212,7 @@ class RLLC(Averaging):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
+        self._check_books()
         compiling = torch.compiler.is_compiling()
         if not compiling:
             early.check_outside()
@@ -235,6 +236,7 @@ class RLLC(Averaging):
             self._step_average()
         if self._early:
             self._early.forget()
+            self._early.watch(params_of(self.param_groups))  # also those that were frozen until now
         return loss
 
     def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +284,7 @@ class RLLC(Averaging):
 
     def _settle(self) -> bool:
         """Whether the law is corrected on the parameters' device; it and what belongs to it go there."""
-        device = next(p.device for group in self.param_groups for p in group["params"])
+        device = selection.device_of(next((g for g in self.param_groups if g["params"]), {"params": ()}))
         on_device = self.defaults["capturable"]
         if on_device is None:
             on_device = device.type != "cpu" and not isinstance(self.inverse, Cutoff)
@@ -393,7 +395,7 @@ class RLLC(Averaging):
         return Part(params, gradient, memory, numbers, [0] * len(numbers), cut(hidden, counts), owners)
 
     def _passes(self, group: dict[str, Any]) -> Passes:
-        return selection.chosen(group, group["params"][0].device, self._rule, self.memory_dtype)
+        return selection.chosen(group, selection.device_of(group), self._rule, self.memory_dtype)
 
     def _sums(self, share: Share) -> Tensor:
         if self._early is None or not share.part.params:

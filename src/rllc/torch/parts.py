@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "Part",
     "Unit",
+    "check_shapes",
     "cut",
     "flat",
     "numbered",
@@ -81,9 +82,27 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def check_shapes(part: Part) -> None:
+    """Refuse memory or a gradient of another shape than its parameter, for kernels that go by addresses.
+
+    Raises:
+        RuntimeError: naming both shapes.
+    """
+    for i, theta in enumerate(part.params):
+        for t in part.vectors(i):
+            if t.shape != theta.shape:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(theta.shape)} has memory or a gradient of shape"
+                    f" {tuple(t.shape)}: it was resized, or its state is another's; make a new optimizer, or"
+                    " resize all of opt.state[p]"
+                )
+
+
 def one_layout(tensors: Sequence[Tensor]) -> bool:
     """Whether tensors of one shape hold the same entries at the same places of gapless storage."""
     first = tensors[0]
+    if any(map(Tensor.is_neg, tensors)):  # which means others than are in memory
+        return False
     if all(t.is_contiguous() for t in tensors):
         return True
     strides = first.stride()

@@ -23,6 +23,7 @@ class Plan(NamedTuple):
     kind: Kind
     tensors: Unit  # units and parameters
     places: list[list[int]]  # their addresses: their storage may be exchanged
+    shapes: list[torch.Size]  # of all
     made: Any  # what an implementation has made of it
 
 
@@ -33,7 +34,7 @@ def planned(
     [only] = batches if len(batches) == 1 else [None]
     if only is None or only.kind is None or len(only.part.params) < len(part.params):
         return None
-    return Plan(only.kind, _kept(part), places_of(part), make(only))
+    return Plan(only.kind, _kept(part), places_of(part), _shapes(_kept(part)), make(only))
 
 
 def holds(plan: Plan, part: Part) -> bool:
@@ -42,6 +43,9 @@ def holds(plan: Plan, part: Part) -> bool:
         len(plan.tensors) == len(tensors := _kept(part))
         and all(map(operator.is_, plan.tensors, tensors))
         and {g.dtype for g in part.gradient} == {plan.kind[1]}
+        and _shapes(tensors) == plan.shapes
+        and _shapes(part.gradient) == plan.shapes[-len(part.gradient) :]
+        and not any(map(Tensor.is_neg, part.gradient))
         and _in_one_layout(part)
         and places_of(part) == plan.places
     )
@@ -59,6 +63,10 @@ def places_of(part: Part) -> list[list[int]]:
 
 def _kept(part: Part) -> Unit:
     return list(itertools.chain(*part.memory, part.params))
+
+
+def _shapes(unit: Unit) -> list[torch.Size]:
+    return [t.shape for t in unit]
 
 
 def _in_one_layout(part: Part) -> bool:

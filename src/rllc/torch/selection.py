@@ -16,7 +16,7 @@ from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
-__all__ = ["check", "check_rate", "chosen", "has_triton"]
+__all__ = ["check", "check_rate", "chosen", "device_of", "has_triton"]
 
 
 def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
@@ -74,7 +74,7 @@ def check(
                 f"group asks for {name} {group[name]!r}, but one optimizer has one {name},"
                 f" {defaults[name]}; make a second optimizer"
             )
-    device = group["params"][0].device
+    device = device_of(group)
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True are both given; give one of them")
     for name in ("foreach", "fused"):
@@ -87,6 +87,11 @@ def check(
     why_not = _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
     if group["fused"] and why_not:
         raise ValueError(f"fused=True: {why_not}")
+
+
+def device_of(group: dict[str, Any]) -> torch.device:
+    """Where a group's parameters are; an empty one has none, and nothing to do."""
+    return next((p.device for p in group["params"]), torch.device("cpu"))
 
 
 def check_rate(name: str, value: Any) -> None:

@@ -208,7 +208,7 @@ def total(there: Spread, sums: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_whole(saved: dict[str, Any], params: Sequence[Tensor], names: Sequence[str]) -> None:
-    """Refuse a saved state whose units are not placed as their parameters are.
+    """Refuse a saved state whose units are not placed as their parameters are, or are of another shape.
 
     Raises:
         ValueError: with the remedy.
@@ -222,6 +222,11 @@ def check_whole(saved: dict[str, Any], params: Sequence[Tensor], names: Sequence
                     f"the saved state has memory placed as {_placed(unit)} for a parameter placed as"
                     f" {_placed(p)}; load it with"
                     " torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+                )
+            if unit.dtype != torch.float8_e4m3fn and unit.shape not in (p.shape, real(p).shape):
+                raise ValueError(
+                    f"the saved state has memory of shape {tuple(unit.shape)} for a parameter of shape"
+                    f" {tuple(p.shape)}; build the network it was saved with"
                 )
 
 

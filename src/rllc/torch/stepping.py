@@ -83,7 +83,7 @@ def room(group: dict[str, Any], memory_dtype: torch.dtype | None) -> float:
     """The largest number that every unit of the group can hold."""
     if memory_dtype == float8.DTYPE:
         memory_dtype = torch.float32  # that of its scales
-    return min(torch.finfo(memory_dtype or p.dtype).max for p in group["params"])
+    return min([torch.finfo(memory_dtype or p.dtype).max for p in group["params"]] or [math.inf])
 
 
 def sums(solver: Solver, share: Share, home: torch.device) -> Tensor:
