@@ -459,7 +459,6 @@ def test_other_inverses_work_under_jit(inverse):
     assert_same(train(tx), train(tx, jit=lambda update: update), rtol=1e-3)
 
 
-@pytest.mark.parametrize("silence", [False, True])
 @pytest.mark.parametrize(
     "make",
     [
@@ -470,14 +469,14 @@ def test_other_inverses_work_under_jit(inverse):
     ],
     ids=["rllc_adamw", "relative", "clipped", "rules"],
 )
-def test_gradients_go_through_every_step_of_the_law(make, silence):
+def test_gradients_go_through_every_step_of_the_law(make):
     """By the rate and by the start; also where memory or gradient are zero, and lengths are roots of zero."""
 
     def final(x):
         tx, params = make(x[0]), x[1:]
         state = tx.init(params)
-        for t in range(4):
-            g = gradient_of_loss(params) * (not (silence and t == 1))
+        for t in range(3):
+            g = gradient_of_loss(params) * (t != 1)
             updates, state = tx.update(g, state, params)
             params = optax.apply_updates(params, updates)
         return loss(params)

@@ -287,18 +287,26 @@ def test_of_a_text_less_is_better():
 def test_the_picture_has_a_panel_for_each_task_and_leaves_out_what_diverged(tmp_path):
     made = [*studied(), *studied(TASKS["mnist-mlp"]), *studied(GPT)]
     drawn = adaptive_figure.figure(evidence.results_in(made))
-    *shown, names = drawn.axes
+    shown, (names,) = drawn.axes, drawn.legends
     assert [axes.get_title(loc="left").split(",")[0] for axes in shown] == [
         "digits-mlp",
         "mnist-mlp",
         "shakespeare-gpt",
     ]
-    assert not names.axison and OURS.name in [text.get_text() for text in names.get_legend().get_texts()]
+    assert OURS.name in [text.get_text() for text in names.get_texts()]
     (ours,) = [line for line in shown[0].get_lines() if line.get_label() == OURS.name]
     assert list(ours.get_xdata()) == pytest.approx([rate / 1e-3 for rate in OURS.wide])
     assert list(ours.get_ydata())[3] == pytest.approx(80.0)
     low, high = shown[0].get_ylim()
     assert low < 80 < 82 < high
+
+
+def test_names_stand_in_a_panel_that_is_left_over():
+    tasks = (DIGITS, *(TASKS[name] for name in ("mnist-mlp", "fashion-mlp", "cifar10-mlp")), GPT)
+    drawn = adaptive_figure.figure(evidence.results_in([r for task in tasks for r in studied(task)]))
+    *shown, names = drawn.axes
+    assert len(shown) == 5 and not names.axison and not drawn.legends
+    assert OURS.name in [text.get_text() for text in names.get_legend().get_texts()]
 
 
 # The command
