@@ -9,6 +9,7 @@ texts with what would be made.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def _file(name: str) -> Callable[[Records], str]:
     return lambda records: re.sub(r"\A# .*\n|\n!\[.*\n", "", (ROOT / "results" / name).read_text())
 
 
+@functools.cache
 def _adaptive() -> Records:
     return runs.gather(str(ADAPTIVE))[0]
 

@@ -97,10 +97,6 @@ def check_leaves(params: Any) -> None:
             )
 
 
-def _real_dtype(x: jax.Array) -> Any:
-    return jnp.finfo(x.dtype).dtype
-
-
 def check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
     """Refuse a tree of another structure, or with other shapes, than a reference; ValueError."""
     own, wanted = (str(jax.tree.structure(x)) for x in (tree, reference))
@@ -113,3 +109,7 @@ def check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
                 f"{name} and {other} have different shapes at {jax.tree_util.keystr(path) or 'the root'}:"
                 f" {jnp.shape(x)} and {jnp.shape(y)}"
             )
+
+
+def _real_dtype(x: jax.Array) -> Any:
+    return jnp.finfo(x.dtype).dtype

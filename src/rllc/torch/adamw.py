@@ -134,7 +134,7 @@ class RLLCAdamW(OneUnit):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
-        self._check_books()
+        keeper = self._keeper()
         params = params_of(self.param_groups)
         one_unit.check_ready(params)
         self._spread = shards.renewed(self._spread, self.param_groups)
@@ -142,12 +142,12 @@ class RLLCAdamW(OneUnit):
         if shares and (kernels := adamw_passes.on_gpu(shares)):
             self._step_on_gpu(kernels, shares)
             return loss
-        one_unit.home(self.param_groups[0])
+        one_unit.home(keeper)
         shares = [adamw_passes.by_torch(share) for share in shares]
         sums, anyone = one_unit.everywhere(self._spread, _sums(shares), bool(shares))
         if not anyone:
             return loss
-        keeper, alone = self.param_groups[0], self._spread is None
+        alone = self._spread is None
         learned = one_unit.learn(self._rule, keeper, sums, params)
         if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
             keeper["skipped"] += 1

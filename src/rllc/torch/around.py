@@ -133,7 +133,7 @@ class Around(OneUnit):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
-        keeper = self._books()
+        keeper = self._keeper()
         everyone = params_of(self.param_groups)
         params = [p for p in everyone if p.grad is not None]
         one_unit.check_ready(params)
@@ -169,7 +169,7 @@ class Around(OneUnit):
 
     # --- The parts of a step ----------------------------------------------------------------------------
 
-    def _books(self) -> dict[str, Any]:
+    def _keeper(self) -> dict[str, Any]:
         keeper = self.param_groups[0]
         if "law" not in keeper:
             raise RuntimeError(

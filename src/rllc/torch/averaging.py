@@ -168,17 +168,18 @@ class Averaging(torch.optim.Optimizer):
         """That are averaged along. A net's are looked up, for it exchanges them where it is moved."""
         return self._kept if self._net is None else [self._net.get_buffer(name) for name in self._kept]
 
-    def _check_books(self) -> None:
-        """Refuse a step without the law.
+    def _keeper(self) -> dict[str, Any]:
+        """The first group, which keeps the law.
 
         Raises:
-            RuntimeError: the first group is not the one that this optimizer was made with.
+            RuntimeError: it is not the one that this optimizer was made with.
         """
         if "law" not in self.param_groups[0]:
             raise RuntimeError(
                 "the first parameter group, which keeps the law, has been removed or replaced; make a new"
                 " optimizer, or keep the group and change its params"
             )
+        return self.param_groups[0]
 
     def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
         """What the closure of a step returns, None without one; refuses a step in evaluation mode."""

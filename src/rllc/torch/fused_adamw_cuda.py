@@ -20,9 +20,9 @@ from rllc.torch import fused_cuda, fused_law_cuda, kernels_adamw_cuda, kernels_c
 from rllc.torch.fused_cuda import DTYPES
 from rllc.torch.learning import Constants, Solver
 from rllc.torch.one_unit import COARSEST, Rule
-from rllc.torch.parts import Part, check_shapes, one_layout
+from rllc.torch.parts import Part, one_layout
 from rllc.torch.passes import Step
-from rllc.torch.plans import Kind, Plan, holds, places, places_of, planned
+from rllc.torch.plans import Kind, Plan, held, places, places_of, planned
 
 __all__ = ["MOST_SHARES", "Work", "advance", "learn", "prepare", "sums"]
 
@@ -43,16 +43,14 @@ class Work(NamedTuple):
 
 def prepare(part: Part, steps: list[Tensor], plan: Plan | None) -> tuple[Work | None, Plan | None]:
     """The part as the kernels take it, None if they do not; and the plan for the next step."""
-    held = plan if plan is not None and holds(plan, part) else None
-    if held is None:
-        check_shapes(part)
-    kind = _kind(part) if held is None else held.kind
+    plan = held(plan, part)
+    kind = _kind(part) if plan is None else plan.kind
     if kind is None or any(t.dtype != torch.float32 or t.device != part.params[0].device for t in steps):
         return None, None
-    m, v, *average, params = places_of(part) if held is None else held.places
+    m, v, *average, params = places_of(part) if plan is None else plan.places
     rows = [m, v, places(part.gradient), params, *average]
     work = Work(kind, part, steps, *fused_cuda.tables(part.params, rows, [places(steps)]))
-    return work, held or planned(part, [work])
+    return work, plan or planned(part, [work])
 
 
 def sums(work: Work, group: dict[str, Any]) -> Tensor:

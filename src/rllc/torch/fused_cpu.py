@@ -25,9 +25,9 @@ from torch import Tensor
 
 from rllc.torch import foreach, rounding
 from rllc.torch.kernels_cpu import advance_chunks, combined, gram_chunks
-from rllc.torch.parts import Part, Unit, check_shapes, one_layout
+from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
-from rllc.torch.plans import Kind, Plan, holds, places, planned
+from rllc.torch.plans import Kind, Plan, held, places, planned
 
 __all__ = ["addresses", "advance", "gram", "prepare", "spread"]
 
@@ -53,11 +53,10 @@ class Batch(NamedTuple):
 
 def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     """A part cut into batches, and the plan for the next step."""
-    if plan is not None and holds(plan, part):
+    if (plan := held(plan, part)) is not None:
         table, chunks = plan.made
         table[-2] = places(part.gradient)
         return [Batch(plan.kind, part, table, chunks)], plan
-    check_shapes(part)
     found: dict[Kind | None, list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():

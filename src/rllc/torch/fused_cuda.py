@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from rllc.torch import foreach, kernels_cuda
-from rllc.torch.parts import Part, Unit, check_shapes, one_layout, wide_dtype
+from rllc.torch.parts import Part, Unit, one_layout, wide_dtype
 from rllc.torch.passes import Array, Step
-from rllc.torch.plans import Kind, Plan, holds, places, places_of, planned
+from rllc.torch.plans import Kind, Plan, held, places, places_of, planned
 from rllc.torch.sent import sent
 
 __all__ = [
@@ -58,9 +58,8 @@ class Batch(NamedTuple):
 
 def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
     """A part cut into batches, and the plan for the next step."""
-    if plan is not None and holds(plan, part):
+    if (plan := held(plan, part)) is not None:
         return [_batch(plan.kind, part, plan.places)], plan
-    check_shapes(part)
     found: dict[tuple[torch.device, Kind | None], list[int]] = {}
     for i, theta in enumerate(part.params):
         if theta.numel():

@@ -212,7 +212,7 @@ class RLLC(Averaging):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
-        self._check_books()
+        self._keeper()
         compiling = torch.compiler.is_compiling()
         if not compiling:
             early.check_outside()

@@ -15,7 +15,6 @@ from torch import Tensor
 __all__ = [
     "Part",
     "Unit",
-    "check_shapes",
     "cut",
     "flat",
     "numbered",
@@ -80,22 +79,6 @@ def real(tensor: Tensor) -> Tensor:
 def wide_dtype(tensor: Tensor) -> torch.dtype:
     """What a tensor is computed in: its dtype, half precision in float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def check_shapes(part: Part) -> None:
-    """Refuse memory or a gradient of another shape than its parameter, for kernels that go by addresses.
-
-    Raises:
-        RuntimeError: naming both shapes.
-    """
-    for i, theta in enumerate(part.params):
-        for t in part.vectors(i):
-            if t.shape != theta.shape:
-                raise RuntimeError(
-                    f"a parameter of shape {tuple(theta.shape)} has memory or a gradient of shape"
-                    f" {tuple(t.shape)}: it was resized, or its state is another's; make a new optimizer, or"
-                    " resize all of opt.state[p]"
-                )
 
 
 def one_layout(tensors: Sequence[Tensor]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rllc.torch.parts import Part, Unit, one_layout
 
-__all__ = ["Kind", "Plan", "holds", "places", "places_of", "planned"]
+__all__ = ["Kind", "Plan", "held", "places", "places_of", "planned"]
 
 Kind = tuple[torch.dtype, torch.dtype, torch.dtype]  # of units, gradient, parameters
 
@@ -37,7 +37,19 @@ def planned(
     return Plan(only.kind, _kept(part), places_of(part), _shapes(_kept(part)), make(only))
 
 
-def holds(plan: Plan, part: Part) -> bool:
+def held(plan: Plan | None, part: Part) -> Plan | None:
+    """The plan, if there is one and it holds for this part; else None, once all shapes are seen to fit.
+
+    Raises:
+        RuntimeError: memory or a gradient has another shape than its parameter, and kernels go by addresses.
+    """
+    if plan is not None and _holds(plan, part):
+        return plan
+    _check_shapes(part)
+    return None
+
+
+def _holds(plan: Plan, part: Part) -> bool:
     """Whether all are the tensors of the plan, where they were then, with gradients of the plan's kind."""
     return (
         len(plan.tensors) == len(tensors := _kept(part))
@@ -49,6 +61,17 @@ def holds(plan: Plan, part: Part) -> bool:
         and _in_one_layout(part)
         and places_of(part) == plan.places
     )
+
+
+def _check_shapes(part: Part) -> None:
+    for i, theta in enumerate(part.params):
+        for t in part.vectors(i):
+            if t.shape != theta.shape:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(theta.shape)} has memory or a gradient of shape"
+                    f" {tuple(t.shape)}: it was resized, or its state is another's; make a new optimizer, or"
+                    " resize all of opt.state[p]"
+                )
 
 
 def places(unit: Sequence[Tensor]) -> list[int]:

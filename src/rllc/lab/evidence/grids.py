@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rllc.lab.errors import Refused
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table
 from rllc.lab.evidence.outcomes import OUTCOMES, accuracies, compare
+from rllc.lab.evidence.tables import percent_and_std
 from rllc.lab.records import Record
 from rllc.lab.search import GRIDS, Plan, among, search
 from rllc.lab.selection import Row, finished
@@ -83,10 +84,8 @@ def _line(side: str, here: Sequence[Choice | None]) -> Line:
 
 
 def _entry(row: Row) -> Entry:
-    sample = accuracies(row, READING)
     rates = ", ".join(f"{rate:g}" for rate in rates_of(_setting(row)) if rate is not None)
-    std = "" if sample.std is None else f" ± {100 * sample.std:.2f}"
-    return Entry(f"{100 * sample.mean:.2f}{std}", aside=f"({rates})")
+    return Entry(percent_and_std(accuracies(row, READING)), aside=f"({rates})")
 
 
 def _notes(found: Sequence[Choice]) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from rllc.lab.studies import STUDIES, rows
 from rllc.lab.texts import minus
 from rllc.notation import parse
 
-__all__ = ["FORMATS", "TABLES", "difference", "ranked", "render", "table"]
+__all__ = ["FORMATS", "TABLES", "difference", "percent_and_std", "ranked", "render", "table"]
 
 TABLES = (1, 2, "controls", "units", "precision", "shakespeare")
 CHOSEN = "RLLC, the best on validation"
@@ -74,13 +74,14 @@ def _percent(sample: Sample) -> str:
     return f"{100 * sample.mean:.2f}"
 
 
-def _percent_and_std(sample: Sample) -> str:
+def percent_and_std(sample: Sample) -> str:
+    """A mean in %, ± the standard deviation if there is one."""
     return _percent(sample) + ("" if sample.std is None else f" ± {100 * sample.std:.2f}")
 
 
 LOSS = Quantity("loss", losses, -1, _loss)
 ACCURACY = Quantity("accuracy", accuracies, 1, _percent)
-ACCURACY_AND_STD = Quantity("accuracy", accuracies, 1, _percent_and_std)
+ACCURACY_AND_STD = Quantity("accuracy", accuracies, 1, percent_and_std)
 
 
 def table(which: int | str, records: Sequence[Record], reading: str, against: str | None = None) -> Table:
