@@ -284,6 +284,28 @@ def test_a_step_of_the_base_that_is_not_finite_is_taken_back():
     same(opt.law, law)
 
 
+def test_after_a_base_that_raises_parameters_are_as_before_and_it_goes_on():
+    class Failing(optim.SGD):
+        fails = False
+
+        def step(self, closure=None):
+            super().step(closure)
+            if self.fails:
+                raise OSError("in the midst")
+
+    params, opt = run(lambda params: Around(Failing(params, 0.01), 0.1), 5)
+    before, law = [p.detach().clone() for p in params], opt.law
+    opt.base.fails = True
+    with pytest.raises(OSError, match="in the midst"):
+        opt.step()
+    same(([p.detach() for p in params], opt.law), (before, law))
+    assert not any(opt.state[p]["unit"].any() for p in params)
+    opt.base.fails = False
+    opt.step()
+    same(opt.law, law)  # of a unit of zero nothing is learned
+    assert all(opt.state[p]["unit"].any() for p in params)
+
+
 def test_parameters_without_a_gradient_sit_it_out():
     params, opt = run(lambda params: Around(optim.Adam(params, 0.01), 0.1), 5)
     kept = copy.deepcopy((params[0].detach(), opt.state[params[0]]))

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from problems import DENSE, EIGHT
 from rllc.law import Cutoff
-from rllc.torch import RLLC, fused_cpu, rounding, selection
+from rllc.torch import RLLC, RLLCAdamW, fused_cpu, rounding, selection
 from test_torch import WAYS, X, Y, assert_same, assert_skips_whole, network, rllc, snapshot, train
 
 MEMORIES = [*EIGHT, DENSE]
@@ -226,6 +226,37 @@ def test_a_step_is_one_graph():
         ((net(X) - Y) ** 2).mean().backward()
         step()
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: RLLCAdamW(params, law=0.5),
+        lambda params: RLLC.around(torch.optim.AdamW(params), law_lr=0.1),
+        lambda params: RLLC.around(torch.optim.SGD(params, lr=0.1, momentum=0.9), law_lr=0.1),
+    ],
+)
+def test_a_compiled_training_step_breaks_once_where_sums_are_read_on_the_host(make):
+    """The network's part is compiled, the optimizer's is as it is without."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    nets = [network(), network()]
+    opts = [make(net.parameters()) for net in nets]
+
+    def whole(net, opt):
+        loss = ((net(X) - Y) ** 2).mean()
+        loss.backward()
+        opt.step()
+
+    for net, opt, step in zip(nets, opts, (whole, torch.compile(whole, backend=counter)), strict=True):
+        for _ in range(5):
+            opt.zero_grad()
+            step(net, opt)
+    assert counter.frame_count == 1
+    assert torch.equal(*(opt.law for opt in opts))
+    assert opts[0].law != make(network().parameters()).law
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 # --- Extra memory -----------------------------------------------------------------------------------

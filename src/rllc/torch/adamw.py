@@ -130,9 +130,7 @@ class RLLCAdamW(OneUnit):
             # Where it keeps the count of steps, must be known from the start.
             group["fused"] = all(p.device.type == "cuda" for p in group["params"]) or None
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
         params = params_of(self.param_groups)

@@ -50,9 +50,9 @@ class Around(OneUnit):
     that maximizes count with the opposite sign.
 
     A step with a gradient that is not finite is skipped whole and counted, without a call of the base. Where
-    the base moves the parameters to what is not finite, they are put back. What a base keeps of the
-    parameters in its own state (ASGD's average, schedule-free methods) does not see the law. Parameters in
-    shards (DTensor) are taken as `RLLC` takes them.
+    the base raises, or moves the parameters to what is not finite, they are put back and the unit is zero.
+    What a base keeps of the parameters in its own state (ASGD's average, schedule-free methods) does not see
+    the law. Parameters in shards (DTensor) are taken as `RLLC` takes them.
 
     The unit is one buffer of the parameters' size, `state[p]["unit"]`, in their dtype; law and counts are
     in `param_groups[0]`. Both are shared with the base, which initialises a parameter's state first: its
@@ -129,9 +129,7 @@ class Around(OneUnit):
         """As the base does it."""
         self.base.zero_grad(set_to_none)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
         everyone = params_of(self.param_groups)
@@ -232,15 +230,18 @@ class Around(OneUnit):
         params, last = list(map(shards.local, units)), list(map(shards.local, units.values()))
         rates = [float(group["lr"]) for group in self.param_groups]
         _copy(last, params)
-        self.base.step()
-        if not _finite(params):
+        try:
+            self.base.step()
+            if not _finite(params):
+                raise RuntimeError(
+                    f"{type(self.base).__name__} has made a step that is not finite; the parameters are as"
+                    " before, its state may be damaged: load a checkpoint, or lower its lr"
+                )
+        except BaseException:
             _copy(params, last)
             for d in last:
                 d.zero_()
-            raise RuntimeError(
-                f"{type(self.base).__name__} has made a step that is not finite; the parameters are as"
-                " before, its state may be damaged: load a checkpoint, or lower its lr"
-            )
+            raise
         for p, unit in units.items():
             state = self.state[p]
             if "unit" not in state:

@@ -6,7 +6,7 @@ The sums are (3,) float64: uᵀP⁻¹u, uᵀg and gᵀg, with u the unit as it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -79,6 +79,19 @@ class OneUnit(Averaging):
         """How many steps were skipped because a gradient was not finite."""
         return int(self.param_groups[0]["skipped"])
 
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what `closure`, which recomputes the loss and its gradients, returned.
+
+        Sums are read on the host, so that under torch.compile this is a break between two graphs.
+        """
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(self._step)(closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
+        raise NotImplementedError
+
     def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
         found = _checked(state["param_groups"][0], self._memory)
         shards.check_whole(state, params_of(self.param_groups), self._units)
@@ -141,10 +154,8 @@ def check_ready(params: Iterable[Tensor]) -> None:
     """Refuse a step that cannot be taken.
 
     Raises:
-        RuntimeError: within the backward pass, under torch.compile, or with a sparse gradient.
+        RuntimeError: within the backward pass, or with a sparse gradient.
     """
-    if torch.compiler.is_compiling():
-        raise RuntimeError("this optimizer reads its sums on the host; leave opt.step() out of torch.compile")
     early.check_outside()
     if {g.layout for p in params if (g := p.grad) is not None} - {torch.strided}:
         raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
