@@ -338,6 +338,7 @@ def stateless(f):
         (lambda: update_once(unit(optax.trace(0.9), adam_metric())), "holds none"),
         (lambda: update_once("M(0)", scope={"w": "x", "c": "y"}), "no prefix tree of the parameters"),
         (lambda: rllc(Adam(), 0.1, 0.01, inverse=GramianRidge()), r"use rllc.law.DiagonalRidge\(0.001\)"),
+        (lambda: rllc(Adam(), 0.1, 0.01, guard=True), r"the guard of a memory rule is LawStep\(clip=...\)"),
         (lambda: rllc(Adam(), 0.1, 0.01, law=[1.0, 2.0]), "law must have 1 entries"),
         (lambda: rllc(Adam(), 0.1, 0.01).init({"z": jnp.ones(2) * 1j}), "split_real_and_imaginary"),
         (lambda: rllc("M(0)", 0.1, 0.01, scope="group"), 'scope must be "all", "tensor"'),

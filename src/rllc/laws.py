@@ -18,6 +18,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +35,7 @@ __all__ = [
     "delayed",
     "ema_momentum",
     "heavy_ball",
+    "is_no_gain",
     "nesterov",
     "optimistic",
     "pid",
@@ -85,13 +87,12 @@ class FixedLaw:
     @property
     def gain(self) -> float:
         """c_0 = Σ_i μ_i = aᵀ (I - B)⁻¹ L: the step that a constant gradient ends in."""
-        return float(self.propagator.a @ self._settled(self.law))
+        return float(self.propagator.moments()[0] @ self.law)
 
     @property
     def first_moment(self) -> float:
         """m_1 = Σ_i i μ_i = aᵀ B (I - B)⁻² L."""
-        B, a = self.propagator.B, self.propagator.a
-        return float(a @ B @ self._settled(self._settled(self.law)))
+        return float(self.propagator.moments()[1] @ self.law)
 
     @property
     def mean_delay(self) -> float:
@@ -103,9 +104,10 @@ class FixedLaw:
         Raises:
             ValueError: the gain is zero up to rounding (the weights cancel), so that there is no mean.
         """
-        if abs(self.gain) <= 1e-12 * np.abs(self.propagator.a) @ np.abs(self._settled(self.law)):
+        r0, r1 = self.propagator.moments()
+        if is_no_gain(r0, self.law):
             raise ValueError("the gain of this law is zero: its weights cancel and have no mean delay")
-        return self.first_moment / self.gain
+        return float(r1 @ self.law) / float(r0 @ self.law)
 
     @property
     def minimal_memory(self) -> int:
@@ -138,15 +140,16 @@ class FixedLaw:
         mine, its = self.weights(n), other.weights(n)
         return bool(abs(mine - its).max() <= tol * max(abs(mine).max(), abs(its).max()))
 
-    def _settled(self, L: Array) -> Array:
-        """(I - B)⁻¹ L."""
-        return np.linalg.solve(np.eye(L.size) - self.propagator.B, L).astype(np.float64)
-
     def _still(self) -> bool:
         """Whether every weight is zero; the first k decide."""
         p = self.propagator
         scale = np.linalg.norm(p.a) * np.linalg.norm(self.law)
         return bool(abs(self.weights(p.k)).max() <= 1e-14 * scale)
+
+
+def is_no_gain(r0: Any, law: Any) -> Any:
+    """Whether the gains of laws (..., k) are zero up to rounding: units of gains r0 (k,) cancel in them."""
+    return abs(law @ r0) <= 1e-12 * (abs(law) @ abs(r0))
 
 
 def sgd(lr: float) -> FixedLaw:

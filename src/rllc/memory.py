@@ -243,8 +243,8 @@ class Union(MemoryRule):
         self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
     ) -> tuple[Arrays, Arrays]:
         updated = [
-            rule.update(xp, g, units[own], hidden[secret], param)
-            for rule, own, secret in zip(self.rules, self._units, self._hidden, strict=True)
+            rule.update(xp, g, units[own], hidden[its], param)
+            for rule, own, its in zip(self.rules, self._units, self._hidden, strict=True)
         ]
         return tuple(u for new, _ in updated for u in new), tuple(h for _, new in updated for h in new)
 
@@ -252,10 +252,10 @@ class Union(MemoryRule):
     def metric(self) -> Callable[[ModuleType, Array, Arrays], Array] | None:  # type: ignore[override]
         if self.owner is None:
             return None
-        rule, secret = self.rules[self.owner], self._hidden[self.owner]
+        rule, its = self.rules[self.owner], self._hidden[self.owner]
         assert rule.metric is not None
         of_owner = rule.metric
-        return lambda xp, unit, hidden: of_owner(xp, unit, hidden[secret])
+        return lambda xp, unit, hidden: of_owner(xp, unit, hidden[its])
 
     @property
     def owner(self) -> int | None:

@@ -112,6 +112,19 @@ class Propagator:
         powers = itertools.accumulate(itertools.repeat(self.B, max(n - 1, 0)), np.matmul, initial=self.a)
         return np.array(list(itertools.islice(powers, n))).reshape(n, self.k)
 
+    def growth(self) -> Array:
+        """(k+1,) Σ_j |B_ij| for each unit i, then max_j |a_j|.
+
+        No entry of M B + g aᵀ exceeds what these make of the largest entries of the units and of g.
+        """
+        return np.append(np.abs(self.B).sum(1), np.abs(self.a).max())
+
+    def moments(self) -> tuple[Array, Array]:
+        """Of the weights aᵀBⁱ of past gradients in each unit: Σ_i aᵀBⁱ and Σ_i i aᵀBⁱ, (k,) each."""
+        resolvent = np.linalg.inv(np.eye(self.k) - self.B.T)
+        r0 = resolvent @ self.a
+        return r0, resolvent @ self.B.T @ r0
+
     def reachable(self) -> tuple[Array, Propagator]:
         """The part of memory that gradients can reach: an isometry P (k, r) and the propagator on it.
 

@@ -46,6 +46,18 @@ class Steps(NamedTuple):
     n: Numbers
 
 
+class _ByStep:
+    """Of a method whose terms take n itself."""
+
+    def coefficients(self, steps: int) -> Steps:
+        """n = 0, ..., steps."""
+        return Steps(np.arange(steps + 1.0))
+
+    def stationary(self) -> Steps:
+        """n = ∞."""
+        return Steps(np.float64(np.inf))
+
+
 @dataclass(frozen=True)
 class Adam:
     """Adam with bias correction; AdamW with a weight decay, NAdam with `nesterov`, RMSProp with beta1 = 0.
@@ -137,7 +149,7 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class RMSProp:
+class RMSProp(_ByStep):
     """RMSProp without bias correction, started from v = 0: F_n(θ) = g / sqrt(C_n g² + ε), C_n = 1 - β^(n+1).
 
     With bias correction it is Adam(beta1=0.0, beta2=beta).
@@ -164,14 +176,6 @@ class RMSProp:
 
         return Method(lambda theta: scale(0, theta), step)
 
-    def coefficients(self, steps: int) -> Steps:
-        """n = 0, ..., steps."""
-        return Steps(np.arange(steps + 1.0))
-
-    def stationary(self) -> Steps:
-        """n = ∞."""
-        return Steps(np.float64(np.inf))
-
     def terms(self, grad: Gradient, coefficients: Steps, theta: Params) -> Terms:
         """F_n(θ) and corr_n(θ): one gradient, one Hessian product; the sum over the past is elementwise."""
         n, g, beta = coefficients.n, grad(theta), self.beta
@@ -194,7 +198,7 @@ class RMSProp:
 
 
 @dataclass(frozen=True)
-class Lion:
+class Lion(_ByStep):
     """Lion-K: F = ∇K(c) + λ θ, c = β1 m + (1-β1) g, m <- β2 m + (1-β2) g, with K(x) = Σ sqrt(x² + ε).
 
     ε = 0 is Lion, the sign: then the correction is zero wherever no gradient is, and says nothing where one
@@ -237,14 +241,6 @@ class Lion:
     def _slope(self, x: jax.Array) -> jax.Array:
         """The diagonal of the Hessian of K, ε/R³."""
         return jnp.zeros_like(x) if self.eps == 0 else self.eps / (x * x + self.eps) ** 1.5
-
-    def coefficients(self, steps: int) -> Steps:
-        """n = 0, ..., steps."""
-        return Steps(np.arange(steps + 1.0))
-
-    def stationary(self) -> Steps:
-        """n = ∞."""
-        return Steps(np.float64(np.inf))
 
     def terms(self, grad: Gradient, coefficients: Steps, theta: Params) -> Terms:
         """F_n(θ) and corr_n(θ): one gradient, one Hessian product; the sum over the past is elementwise."""

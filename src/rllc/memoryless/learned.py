@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
+from rllc.laws import is_no_gain
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
 from rllc.propagator import Array, Propagator
@@ -51,10 +52,9 @@ def gain_and_delay(propagator: Propagator, laws: ArrayLike) -> GainAndDelay:
         propagator: the memory, k units.
         laws: (..., k), a law or a path of laws over training.
     """
-    r0, r1 = _moments(propagator)
+    r0, r1 = propagator.moments()
     L = np.asarray(laws, np.float64)
-    gain, moment = L @ r0, L @ r1
-    zero = np.abs(gain) <= 1e-12 * (np.abs(L) @ np.abs(r0))
+    gain, moment, zero = L @ r0, L @ r1, is_no_gain(r0, L)
     return GainAndDelay(gain, np.where(zero, np.nan, moment / np.where(zero, 1.0, gain)))
 
 
@@ -125,7 +125,7 @@ class SmoothRidge:
 
     def stationary(self) -> RidgeCoefficients:
         """For n -> ∞."""
-        r0, _ = _moments(self.propagator)
+        r0, _ = self.propagator.moments()
         resolvent = np.linalg.inv(np.eye(r0.size) - self.propagator.B)
         return RidgeCoefficients(r0, r0, np.outer(r0, r0) @ resolvent)
 
@@ -179,12 +179,4 @@ def averaging_law(propagator: Propagator) -> Array:
 
     E M⁺g is a multiple of it when gradients are independent noise around a mean.
     """
-    return np.linalg.solve(propagator.gramian(), _moments(propagator)[0]).astype(np.float64)
-
-
-def _moments(propagator: Propagator) -> tuple[Array, Array]:
-    """r0 = (I - Bᵀ)⁻¹a and r1 = (I - Bᵀ)⁻² Bᵀa: Σ_i aᵀBⁱ and Σ_i i aᵀBⁱ."""
-    B, a = propagator.B, propagator.a
-    resolvent = np.linalg.inv(np.eye(a.size) - B.T)
-    r0 = resolvent @ a
-    return r0, resolvent @ (B.T @ r0)
+    return np.linalg.solve(propagator.gramian(), propagator.moments()[0]).astype(np.float64)

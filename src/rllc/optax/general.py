@@ -172,10 +172,8 @@ def _sums(
         units_largest = jnp.broadcast_to(units_largest.max(1, keepdims=True), units_largest.shape)
     unit_scales, gradient_scale = shared((scale(units_largest), scale(largest[:, k])))
     trees = [scaled(unit, unit_scales[:, j], laws) for j, unit in enumerate(state.memory)]
-    units, duals = (
-        [real_leaves(x) for x in trees],
-        [real_leaves(_dual(members, state.hidden, x)) for x in trees],
-    )
+    units = [real_leaves(x) for x in trees]
+    duals = [real_leaves(_dual(members, state.hidden, x)) for x in trees]
     gradient = real_leaves(scaled(g, gradient_scale, laws))
     products = [
         *((units[i], duals[j]) for i, j in pairs(k)),

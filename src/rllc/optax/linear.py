@@ -170,6 +170,5 @@ def _next_memory(p: Propagator, memory: tuple[optax.Updates, ...], g: optax.Upda
 
 def _memory_fits(p: Propagator, largest: jax.Array, unit: optax.Updates) -> jax.Array:
     """Whether no entry of M B + g aᵀ can overflow; False for a gradient that is not finite."""
-    growth = np.append(np.abs(p.B).sum(1), np.abs(p.a).max())
     limits = [float(jnp.finfo(leaf.dtype).max) for leaf in stored_real_leaves(unit)]
-    return (jnp.asarray(growth, largest.dtype) @ largest < jnp.asarray(limits, largest.dtype)).all()
+    return (jnp.asarray(p.growth(), largest.dtype) @ largest < jnp.asarray(limits, largest.dtype)).all()

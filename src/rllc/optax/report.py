@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rllc.laws import FixedLaw
+from rllc.laws import is_no_gain
 from rllc.notation import as_propagator
 from rllc.optax.general import ScaleByRulesState
 from rllc.optax.leaves import real_leaves
@@ -86,9 +86,7 @@ def _condition(memory: tuple[Any, ...]) -> jax.Array:
 def _of_linear(law: jax.Array, propagator: Propagator) -> dict[str, jax.Array]:
     if propagator.k != law.shape[-1]:
         raise ValueError(f"the memory has {propagator.k} units, and the law is of {law.shape[-1]}")
-    # Both are linear in the law.
-    of_units = [FixedLaw(propagator, unit) for unit in np.eye(propagator.k)]
-    gain = law @ jnp.asarray([fixed.gain for fixed in of_units], law.dtype)
-    moment = law @ jnp.asarray([fixed.first_moment for fixed in of_units], law.dtype)
-    delay = jnp.where(gain != 0, moment / jnp.where(gain != 0, gain, 1), jnp.nan)
+    r0, r1 = (jnp.asarray(moment, law.dtype) for moment in propagator.moments())
+    gain, moment, zero = law @ r0, law @ r1, is_no_gain(r0, law)
+    delay = jnp.where(zero, jnp.nan, moment / jnp.where(zero, 1, gain))
     return {**_entries("gain", gain), **_entries("mean_delay", delay)}

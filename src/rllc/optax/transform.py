@@ -29,7 +29,7 @@ def rllc(
     eps: float | jax.Array | None = None,
     inverse: RelaxedInverse | None = None,
     weight_decay: float | jax.Array = 0.0,
-    guard: bool = True,
+    guard: bool | None = None,
     axis_name: str | tuple[str, ...] = (),
     law_step: LawStep = ADDITIVE,
     scope: Scope = "all",
@@ -51,7 +51,8 @@ def rllc(
             Ridge(eps) or Cutoff(rcond).
         weight_decay: w, decoupled and multiplied by the learning rate as in optax.adamw.
         guard: keep a gradient that returns after a silence from throwing L away
-            (`rllc.law.correction`); False is the paper's exact formula. Linear memory only.
+            (`rllc.law.correction`); False is the paper's exact formula. None: for linear memory. For a rule
+            there is none, but LawStep.clip.
         axis_name: inside jax.shard_map, the mesh axis or axes over which parameters are sharded: sums go
             over all shards, so that every device has the one law. Parameters that are replicated over
             such an axis may stand beside sharded ones and count once; shard_map knows which is which.
@@ -76,13 +77,13 @@ def rllc(
             memory,
             law_learning_rate,
             law,
-            eps,
-            inverse,
-            weight_decay,
-            guard,
-            axis_name,
-            law_step,
-            scope,
+            eps=eps,
+            inverse=inverse,
+            weight_decay=weight_decay,
+            guard=guard,
+            axis_name=axis_name,
+            law_step=law_step,
+            scope=scope,
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -95,7 +96,7 @@ def scale_by_rllc(
     eps: float | jax.Array | None = None,
     inverse: RelaxedInverse | None = None,
     weight_decay: float | jax.Array = 0.0,
-    guard: bool = True,
+    guard: bool | None = None,
     axis_name: str | tuple[str, ...] = (),
     law_step: LawStep = ADDITIVE,
     scope: Scope = "all",
@@ -119,8 +120,13 @@ def scale_by_rllc(
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 
     def settings(*, linear: bool) -> Settings:
+        if guard and not linear:
+            raise ValueError(
+                "guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)"
+            )
         chosen = _law.chosen_inverse(eps, inverse, linear=linear)
-        return Settings(chosen, law_learning_rate, law_step, weight_decay, guard, scope, axes)
+        guarded = linear if guard is None else guard
+        return Settings(chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes)
 
     if isinstance(memory, MemoryRule | TreeMemory | Union):
         return general.transformation(as_members(memory), settings(linear=False), law)

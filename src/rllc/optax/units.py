@@ -192,11 +192,11 @@ def _lifted(rule: MemoryRule) -> TreeMemory:
         old = _transposed([jax.tree.leaves(m) for m in units], len(leaves)), unpacked(hidden, len(leaves))
         each = zip(leaves, *old, jax.tree.leaves(params), strict=True)
         new = [rule.update(jnp, g, tuple(m), tuple(h), param) for g, m, h, param in each]
-        for found, secret in new:
+        for found, arrays in new:
             _check_count(name, "units", len(found), rule.k)
-            _check_count(name, "hidden arrays", len(secret), len(numbers))
+            _check_count(name, "hidden arrays", len(arrays), len(numbers))
         made = _transposed([found for found, _ in new], rule.k)
-        return tuple(jax.tree.unflatten(tree, m) for m in made), packed([secret for _, secret in new], tree)
+        return tuple(jax.tree.unflatten(tree, m) for m in made), packed([arrays for _, arrays in new], tree)
 
     def metric(hidden: Any, tree: Tree) -> Tree:
         leaves, structure = jax.tree.flatten(tree)

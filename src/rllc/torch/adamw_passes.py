@@ -21,7 +21,7 @@ from torch.optim.adamw import adamw
 
 from rllc.torch import foreach, selection
 from rllc.torch.bias import scales_at
-from rllc.torch.parts import Part, Unit, pieces, wide_dtype
+from rllc.torch.parts import LEAST_LARGEST, Part, Unit, pieces, wide_dtype
 
 __all__ = ["Share", "advance", "by_torch", "fits", "on_gpu", "share", "sums"]
 
@@ -29,8 +29,6 @@ Array = NDArray[np.float64]
 
 # Below this size of the law, weight decay is not folded into torch's, which would divide it by the law.
 LEAST_LAW = 1e-3
-# No dtype holds less than this.
-LEAST_ROOM = torch.finfo(torch.float16).max
 FUSED = ("cpu", "cuda")  # where torch's fused AdamW is the fastest it has
 
 
@@ -124,7 +122,7 @@ def sums(share: Share) -> Array:
 def _sums_by_foreach(part: Part, scales: Array) -> Array:
     device = part.params[0].device
     total = torch.zeros(3, dtype=torch.float64, device=device)
-    for piece in pieces(part, foreach.ROOM.get(device.type, foreach.ROOM_ELSEWHERE)):
+    for piece in pieces(part, foreach.room(device)):
         eps, of_metric, of_gradient = scales[piece.numbers, :3].T.tolist()
         m, v, g = (_wide(unit) for unit in (*piece.memory[:2], piece.gradient))
         size = torch._foreach_sqrt(v)
@@ -194,7 +192,7 @@ def fits(shares: Sequence[Share], groups: Sequence[dict[str, Any]], squares: flo
 
     Not `alone`, all processes must come to the same, which the norm lets them.
     """
-    if squares < LEAST_ROOM or squares < min(_most(p, group) for group in groups for p in group["params"]):
+    if squares < LEAST_LARGEST or squares < min(_most(p, group) for group in groups for p in group["params"]):
         return True
     return alone and all(
         _largest(g) ** 2 < _most(p, share.group)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rllc.torch.parts import Part, wide_dtype
-from rllc.torch.passes import Array, Step, held_back, unit_rounded, upper_triangle
+from rllc.torch.passes import Array, Step, held_back, symmetric, unit_rounded
 
 __all__ = ["Basis", "advance", "gram"]
 
@@ -47,9 +47,7 @@ def _gram_of(vectors: list[Tensor], basis: Basis, dtype: torch.dtype) -> Tensor:
 
 
 def _products(rows: list[Tensor]) -> Tensor:
-    found = {(i, j): (rows[i] * rows[j]).sum() for i, j in upper_triangle(len(rows))}
-    places = range(len(rows))
-    return torch.stack([torch.stack([found[min(i, j), max(i, j)] for j in places]) for i in places])
+    return symmetric(len(rows), lambda i, j: (rows[i] * rows[j]).sum())
 
 
 def advance(part: Part, step: Step) -> None:

@@ -29,7 +29,7 @@ from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
 from rllc.torch.plans import Kind, Plan, held, places, planned
 
-__all__ = ["addresses", "advance", "gram", "prepare", "spread"]
+__all__ = ["addresses", "advance", "gram", "prepare", "spread", "witness"]
 
 CHUNK = 1 << 14  # entries of one sum
 SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
@@ -90,10 +90,10 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     if not one_layout([theta, *vectors]):
         return None
-    return _taken(vectors[0].dtype, vectors[-1].dtype, theta.dtype)
+    return _if_taken(vectors[0].dtype, vectors[-1].dtype, theta.dtype)
 
 
-def _taken(*kind: torch.dtype) -> Kind | None:
+def _if_taken(*kind: torch.dtype) -> Kind | None:
     return kind if kind in TAKEN else None
 
 
@@ -109,7 +109,7 @@ def addresses(unit: Unit) -> np.ndarray:
 
 def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:
     k = len(batch.part.memory)
-    units, gradient, _ = map(_witness, kind)
+    units, gradient, _ = map(witness, kind)
     sums = np.empty((len(batch.chunks), (k + 1) * (k + 2) // 2))
     witnesses = (*[units] * k, gradient)
     spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
@@ -117,7 +117,7 @@ def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:
 
 
 def _advance(kind: Kind, batch: Batch, step: Step) -> None:
-    part, witnesses = batch.part, tuple(map(_witness, kind))
+    part, witnesses = batch.part, tuple(map(witness, kind))
     B, a, weights = map(np.asarray, (step.B, step.a, step.weights))
     keys = np.zeros((len(part.memory), len(part.params)), np.int64)
     if step.draw is not None:
@@ -131,7 +131,8 @@ def _advance(kind: Kind, batch: Batch, step: Step) -> None:
 
 
 @functools.cache
-def _witness(dtype: torch.dtype) -> np.ndarray:
+def witness(dtype: torch.dtype) -> np.ndarray:
+    """Of no entry: what tells a kernel the dtype that an address stands for."""
     return np.empty(0, DTYPES[dtype])
 
 

@@ -5,7 +5,6 @@ The rows of a table are m, v and, where there is one, the average; then the grad
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -74,12 +73,8 @@ def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:
 def _run(kernel: Callable[..., None], batch: Batch, counters: np.ndarray, *last: Any) -> None:
     params = batch.part.params
     own = counters if len(counters) == len(params) else counters[batch.part.numbers]
-    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, _like(params[0].dtype), own, *last))
-
-
-@functools.cache
-def _like(dtype: torch.dtype) -> np.ndarray:
-    return np.empty(0, fused_cpu.DTYPES[dtype])
+    like = fused_cpu.witness(params[0].dtype)
+    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, like, own, *last))
 
 
 _scales_at: Any = numba.njit(bias.scales_at, cache=True)

@@ -7,7 +7,7 @@ is one, the average (float32). `rllc.torch.kernels_adamw` is the same for a CPU.
 import triton
 import triton.language as tl
 
-from rllc.torch.kernels_cuda import _at, _chunk, _load, _store
+from rllc.torch.kernels_cuda import chunk_at, entries, load, store
 
 __all__ = ["advance_chunks", "sum_chunks"]
 
@@ -52,9 +52,9 @@ def _added(
     for part in tl.static_range(BLOCK // WIDTH):
         places = start + part * WIDTH + tl.arange(0, WIDTH)
         inside = places < stop
-        m = _load(_at(table, M, tensors, t, places, dtype, whole), inside, whole).to(tl.float32)
-        v = _load(_at(table, V, tensors, t, places, dtype, whole), inside, whole).to(tl.float32)
-        g = _load(_at(table, GRADIENT, tensors, t, places, gradient_dtype, whole), inside, whole)
+        m = load(entries(table, M, tensors, t, places, dtype, whole), inside, whole).to(tl.float32)
+        v = load(entries(table, V, tensors, t, places, dtype, whole), inside, whole).to(tl.float32)
+        g = load(entries(table, GRADIENT, tensors, t, places, gradient_dtype, whole), inside, whole)
         u = (m / (tl.sqrt(v) + small)).to(tl.float64) * of_gradient
         g = g.to(tl.float64)
         mm += u * (m.to(tl.float64) / c1)
@@ -86,7 +86,7 @@ def sum_chunks(
     mm, mg = tl.zeros((WIDTH,), tl.float64), tl.zeros((WIDTH,), tl.float64)
     gg = tl.zeros((WIDTH,), tl.float64)
     for c in range(tl.program_id(0), count, tl.num_programs(0)):
-        t, start, stop, whole = _chunk(chunks, c, BLOCK)
+        t, start, stop, whole = chunk_at(chunks, c, BLOCK)
         if whole:
             mm, mg, gg = _added(
                 *(mm, mg, gg, table, tensors, t, start, stop),
@@ -132,22 +132,23 @@ def _advanced(
     rate, keep = (tl.load(numbers + 2) * root / c1).to(tl.float32), tl.load(numbers + 3).to(tl.float32)
     places = start + tl.arange(0, BLOCK)
     inside = places < stop
-    at_m = _at(table, M, tensors, t, places, dtype, whole)
-    at_v = _at(table, V, tensors, t, places, dtype, whole)
-    g = _load(_at(table, GRADIENT, tensors, t, places, gradient_dtype, whole), inside, whole).to(tl.float32)
-    m = _load(at_m, inside, whole).to(tl.float32)
+    at_m = entries(table, M, tensors, t, places, dtype, whole)
+    at_v = entries(table, V, tensors, t, places, dtype, whole)
+    g = load(entries(table, GRADIENT, tensors, t, places, gradient_dtype, whole), inside, whole)
+    g = g.to(tl.float32)
+    m = load(at_m, inside, whole).to(tl.float32)
     m += (1 - b1) * (sign * g - m)
-    v = b2 * _load(at_v, inside, whole).to(tl.float32) + (1 - b2) * g * g
-    at_theta = _at(table, PARAMETERS, tensors, t, places, dtype, whole)
-    theta = keep * _load(at_theta, inside, whole).to(tl.float32) + rate * m / (tl.sqrt(v) + small)
-    _store(at_m, m.to(dtype), inside, whole)
-    _store(at_v, v.to(dtype), inside, whole)
-    _store(at_theta, theta.to(dtype), inside, whole)
+    v = b2 * load(at_v, inside, whole).to(tl.float32) + (1 - b2) * g * g
+    at_theta = entries(table, PARAMETERS, tensors, t, places, dtype, whole)
+    theta = keep * load(at_theta, inside, whole).to(tl.float32) + rate * m / (tl.sqrt(v) + small)
+    store(at_m, m.to(dtype), inside, whole)
+    store(at_v, v.to(dtype), inside, whole)
+    store(at_theta, theta.to(dtype), inside, whole)
     if averaged:
-        at_average = _at(table, AVERAGE, tensors, t, places, tl.float32, whole)
-        average = _load(at_average, inside, whole)
+        at_average = entries(table, AVERAGE, tensors, t, places, tl.float32, whole)
+        average = load(at_average, inside, whole)
         average += tl.load(weight).to(tl.float32) * (theta.to(dtype).to(tl.float32) - average)
-        _store(at_average, average, inside, whole)
+        store(at_average, average, inside, whole)
 
 
 @triton.jit
@@ -175,7 +176,7 @@ def advance_chunks(
     keep = 1 - lr w the fourth. weight: () float64.
     """
     # From the last chunk to the first: what the first pass has read last may still be in the cache.
-    t, start, stop, whole = _chunk(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
+    t, start, stop, whole = chunk_at(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
     if tl.load(ok):
         if whole:
             _advanced(

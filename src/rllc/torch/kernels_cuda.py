@@ -23,7 +23,7 @@ PARTIALS = 64  # that the second stage adds at a time
 
 
 @triton.jit
-def _chunk(chunks, c, BLOCK: tl.constexpr):
+def chunk_at(chunks, c, BLOCK: tl.constexpr):
     """Tensor, start, stop and whether it is whole, of the c-th chunk."""
     place = chunks + 4 * c
     start = tl.multiple_of(tl.load(place + 1), BLOCK)  # where every chunk begins
@@ -31,19 +31,19 @@ def _chunk(chunks, c, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _at(table, row: tl.constexpr, tensors, t, places, dtype: tl.constexpr, whole: tl.constexpr):
+def entries(table, row: tl.constexpr, tensors, t, places, dtype: tl.constexpr, whole: tl.constexpr):
     """The entries of tensor t of that row at these places, as pointers."""
     pointer = tl.load(table + row * tensors + t).to(tl.pointer_type(dtype))
     return (tl.multiple_of(pointer, 16) if whole else pointer) + places
 
 
 @triton.jit
-def _load(pointers, inside, whole: tl.constexpr):
+def load(pointers, inside, whole: tl.constexpr):
     return tl.load(pointers) if whole else tl.load(pointers, inside, other=0.0)
 
 
 @triton.jit
-def _store(pointers, values, inside, whole: tl.constexpr):
+def store(pointers, values, inside, whole: tl.constexpr):
     if whole:
         tl.store(pointers, values)
     else:
@@ -71,8 +71,8 @@ def _products_added(
         inside = places < stop
         rows = ()
         for i in tl.static_range(K):
-            rows = rows + (_load(_at(table, i, tensors, t, places, unit_dtype, whole), inside, whole),)
-        rows = rows + (_load(_at(table, K, tensors, t, places, gradient_dtype, whole), inside, whole),)
+            rows = rows + (load(entries(table, i, tensors, t, places, unit_dtype, whole), inside, whole),)
+        rows = rows + (load(entries(table, K, tensors, t, places, gradient_dtype, whole), inside, whole),)
         added = ()
         for i in tl.static_range(K + 1):
             for j in tl.static_range(i, K + 1):
@@ -103,7 +103,7 @@ def gram_chunks(
     for _ in tl.static_range((K + 1) * (K + 2) // 2):
         totals = totals + (tl.zeros((WIDTH,), tl.float64),)
     for c in range(tl.program_id(0), count, tl.num_programs(0)):
-        t, start, stop, whole = _chunk(chunks, c, BLOCK)
+        t, start, stop, whole = chunk_at(chunks, c, BLOCK)
         if whole:
             totals = _products_added(
                 totals, table, tensors, t, start, stop, K, unit_dtype, gradient_dtype, True, BLOCK, WIDTH
@@ -196,16 +196,16 @@ def _advanced(
 ):
     places = start + tl.arange(0, BLOCK)
     inside = places < stop
-    g = _load(_at(table, K, tensors, t, places, gradient_dtype, whole), inside, whole).to(compute)
+    g = load(entries(table, K, tensors, t, places, gradient_dtype, whole), inside, whole).to(compute)
     g = tl.where(taking, g, 0.0)
     old = ()
     for i in tl.static_range(K):
         if (needed >> i) & 1:
-            old = old + (_load(_at(table, i, tensors, t, places, unit_dtype, whole), inside, whole),)
+            old = old + (load(entries(table, i, tensors, t, places, unit_dtype, whole), inside, whole),)
         else:
             old = old + (g,)  # in its place, never used
-    parameters = _at(table, K + 1, tensors, t, places, theta_dtype, whole)
-    theta = _load(parameters, inside, whole).to(compute) * tl.load(numbers + K * K + 2 * K).to(compute)
+    parameters = entries(table, K + 1, tensors, t, places, theta_dtype, whole)
+    theta = load(parameters, inside, whole).to(compute) * tl.load(numbers + K * K + 2 * K).to(compute)
     for j in tl.static_range(K):
         new = tl.zeros_like(g)
         for i in tl.static_range(K):
@@ -214,13 +214,13 @@ def _advanced(
         if (fed >> j) & 1:
             new += g * tl.load(numbers + K * K + j).to(compute)
         theta += new * tl.load(numbers + K * K + K + j).to(compute)
-        unit = _at(table, j, tensors, t, places, unit_dtype, whole)
+        unit = entries(table, j, tensors, t, places, unit_dtype, whole)
         if stochastic:
             key = _key(tl.load(dice), tl.load(dice + 1), tl.load(names + t), j)
-            _store(unit, _to_bfloat16(new, places, key), inside, whole)
+            store(unit, _to_bfloat16(new, places, key), inside, whole)
         else:
-            _store(unit, new.to(unit_dtype), inside, whole)
-    _store(parameters, theta.to(theta_dtype), inside, whole)
+            store(unit, new.to(unit_dtype), inside, whole)
+    store(parameters, theta.to(theta_dtype), inside, whole)
 
 
 @triton.jit
@@ -251,7 +251,7 @@ def advance_chunks(
     that nothing new is made of is not read.
     """
     # From the last chunk to the first: what the first pass has read last may still be in the cache.
-    t, start, stop, whole = _chunk(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
+    t, start, stop, whole = chunk_at(chunks, tl.num_programs(0) - 1 - tl.program_id(0), BLOCK)
     taking = tl.load(ok)
     if whole:
         _advanced(

@@ -117,7 +117,7 @@ def solver(memory: Propagator | MemoryRule, inverse: RelaxedInverse, guard: bool
         sticks = yardsticks(memory)
     else:
         B, a, frame, sticks = memory.B, memory.a, inverse.frame(memory), None
-        growth = np.append(np.abs(B).sum(1), np.abs(a).max())
+        growth = memory.growth()
     basis = scipy.linalg.block_diag(frame.basis, 1.0)
     host = Constants(HOST, np.float64(1), frame, B, growth, np.abs(np.linalg.pinv(basis)) @ growth)
     rows, structure = (tuple(map(tuple, x.tolist())) for x in (basis, B != 0))

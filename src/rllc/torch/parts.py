@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "LEAST_LARGEST",
     "Part",
     "Unit",
     "cut",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 Unit = list[Tensor]
+
+LEAST_LARGEST = torch.finfo(torch.float16).max  # every dtype holds numbers up to this
 
 
 class Part(NamedTuple):

@@ -6,7 +6,7 @@
     forloop    one tensor and one operation at a time: the plain text; what torch.compile sees
     foreach    one call for all tensors of a unit, in pieces that bound the extra memory
     fused_cpu  numba kernels that read and write everything once (`pip install "rllc[fast]"`)
-    fused_cuda Triton kernels that do; on a GPU, for fused=True
+    fused_cuda Triton kernels that do; the default on a GPU
     float8     the plain text around units in float8, one tensor at a time
     rules      M, H <- U(M, H, g, θ) of any memory rule, one tensor at a time
 
@@ -28,7 +28,16 @@ from torch import Tensor
 from rllc.torch import rounding
 from rllc.torch.parts import Part
 
-__all__ = ["Array", "Passes", "Step", "held_back", "unit_rounded", "upper_triangle", "when_skipped"]
+__all__ = [
+    "Array",
+    "Passes",
+    "Step",
+    "held_back",
+    "symmetric",
+    "unit_rounded",
+    "upper_triangle",
+    "when_skipped",
+]
 
 Array = NDArray[np.float64]
 
@@ -69,6 +78,13 @@ def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tenso
         return value
     key = rounding.key(*step.draw, part.numbers[i], j)
     return rounding.stochastic(value.float(), key, part.starts[i])
+
+
+def symmetric(size: int, product: Callable[[int, int], Tensor]) -> Tensor:
+    """(size, size) of what product(i, j) is for i <= j."""
+    found = {(i, j): product(i, j) for i, j in upper_triangle(size)}
+    places = range(size)
+    return torch.stack([torch.stack([found[min(i, j), max(i, j)] for j in places]) for i in places])
 
 
 def upper_triangle(size: int) -> list[tuple[int, int]]:

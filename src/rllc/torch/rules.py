@@ -16,7 +16,7 @@ from torch import Tensor
 from rllc.memory import Linear, MemoryRule, Union
 from rllc.torch import shards
 from rllc.torch.parts import Part, real, wide_dtype
-from rllc.torch.passes import Array, Passes, Step, unit_rounded, upper_triangle
+from rllc.torch.passes import Array, Passes, Step, symmetric, unit_rounded
 
 __all__ = ["begin", "first_fault", "named", "passes"]
 
@@ -137,9 +137,7 @@ def _gram_of(rule: MemoryRule, part: Part, i: int) -> Tensor:
     metric, hidden = rule.metric, tuple(part.hidden[i])
     duals = units if metric is None else [metric(torch, unit, hidden) for unit in units]
     left, right = ([x.double() for x in (*vectors, g)] for vectors in (units, duals))
-    found = {(a, b): (left[a] * right[b]).sum() for a, b in upper_triangle(len(left))}
-    places = range(len(left))
-    return torch.stack([torch.stack([found[min(a, b), max(a, b)] for b in places]) for a in places])
+    return symmetric(len(left), lambda a, b: (left[a] * right[b]).sum())
 
 
 def _advance(work: Work, step: Step) -> None:
@@ -148,15 +146,15 @@ def _advance(work: Work, step: Step) -> None:
     for i, theta in enumerate(part.params):
         moved = theta.to(wide_dtype(theta)) * step.keep
         for j, new in enumerate(work.units[i]):
-            unit = _taken(step, new, part.memory[j][i])
+            unit = _unless_skipped(step, new, part.memory[j][i])
             moved = moved + unit * step.weights[j]
             part.memory[j][i].copy_(unit_rounded(step, part, j, i, unit))
         for old, new in zip(part.hidden[i], work.hidden[i], strict=True):
-            old.copy_(_taken(step, new, old))
+            old.copy_(_unless_skipped(step, new, old))
         theta.copy_(moved)
 
 
-def _taken(step: Step, new: Tensor, old: Tensor) -> Tensor:
+def _unless_skipped(step: Step, new: Tensor, old: Tensor) -> Tensor:
     return new if step.ok is None else torch.where(step.ok, new, old)
 
 

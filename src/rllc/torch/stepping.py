@@ -19,14 +19,11 @@ from rllc import law as _law
 from rllc.law import PROGRESS
 from rllc.torch import float8, learning, rules, selection, shards
 from rllc.torch.learning import Constants, Learned, Solver
-from rllc.torch.parts import Part
+from rllc.torch.parts import LEAST_LARGEST, Part
 from rllc.torch.passes import Passes, Step, when_skipped
 from rllc.torch.shards import Spread
 
 __all__ = ["Share", "cuts", "of_all", "on_device", "on_host", "room", "share", "sound", "sums"]
-
-# No dtype holds less than this, so that what is below need not be looked at more closely.
-LEAST_ROOM = torch.finfo(torch.float16).max
 
 
 class Share(NamedTuple):
@@ -174,7 +171,7 @@ def _learned_by_kernel(solver: Solver, shares: Sequence[Share], found: np.ndarra
         return None
     books = Learned(*[keeper[name].numpy() for name in Learned._fields])
     rates, rounding = [float(share.group["law_lr"]) for share in shares], _rounding(solver, shares)
-    done = learn(solver, rates, found, books, rounding, LEAST_ROOM)
+    done = learn(solver, rates, found, books, rounding, LEAST_LARGEST)
     if done is None and _fits(solver, shares, found):
         done = learn(solver, rates, found, books, rounding, math.inf)
     return bool(done)
@@ -306,7 +303,7 @@ def _rounding(solver: Solver, shares: Sequence[Share]) -> float:
 def _fits(solver: Solver, shares: Sequence[Share], found: np.ndarray) -> bool:
     """Whether no entry of M B + g aᵀ can overflow: by the norms; if they do not settle it, by the entries."""
     of_sums = solver.host.growth_of_sums
-    if math.sqrt(found.max()) * of_sums.sum() < LEAST_ROOM:
+    if math.sqrt(found.max()) * of_sums.sum() < LEAST_LARGEST:
         return True
     bounds = np.sqrt(np.diagonal(found, axis1=1, axis2=2)) @ of_sums
     growth = torch.from_numpy(solver.host.growth)
@@ -316,7 +313,7 @@ def _fits(solver: Solver, shares: Sequence[Share], found: np.ndarray) -> bool:
 def _has_room(growth: Tensor, share: Share, bound: float) -> bool:
     if share.room is not None:
         return bound < share.room
-    return bound < LEAST_ROOM or bool(learning.overflow(share.part, growth) < 1)
+    return bound < LEAST_LARGEST or bool(learning.overflow(share.part, growth) < 1)
 
 
 def _fits_on_device(there: Constants, shares: Sequence[Share], found: Tensor) -> Tensor:
