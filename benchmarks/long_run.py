@@ -4,7 +4,7 @@
 
 A small MLP learns a noisy stream by RLLC in float32. Its gradients also go to a second RLLC whose units are
 in bfloat16, stochastically rounded, and to Algorithm 1 word for word in float64 (`rllc.reference`). Prints a
-verdict and writes long-run.md; about eight minutes on one core.
+verdict and writes long-run.md; about four minutes on one core.
 """
 
 from __future__ import annotations

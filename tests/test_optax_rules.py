@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,6 +30,7 @@ from rllc.optax import (
     unit,
 )
 from rllc.optax.units import as_members
+from rllc.torch import RLLC
 from test_memory import SignMomentum
 
 N, STEPS = 12, 200
@@ -518,3 +520,96 @@ def test_another_inverse_in_its_own_units():
     assert_is_reference(
         tx, update, None, np.ones(2), 0.02, reference.additive(0.05), lambda M, H, g: ridge(M, g)
     )
+
+
+# --- hidden state of any shape --------------------------------------------------------------------
+
+
+class RowSizes(MemoryRule):
+    """Divided by the root mean square of its rows, whose number is not that of the entries."""
+
+    def init(self, xp, param):
+        return xp.zeros_like(param), xp.sum(xp.zeros_like(param), -1)
+
+    def update(self, xp, g, units, hidden, param):
+        m, v = 0.9 * hidden[0] + 0.1 * g, 0.99 * hidden[1] + 0.01 * xp.sum(g * g, -1)
+        return (m / (xp.sqrt(v)[..., None] + 1e-8),), (m, v)
+
+
+def in_torch(rule, params, steps):
+    """The law of each step, and the parameters at the end, of the same quadratic in torch."""
+    tensors = [torch.nn.Parameter(torch.tensor(np.asarray(x))) for x in jax.tree.leaves(params)]
+    opt, laws = RLLC(tensors, rule, 0.02, 0.05), []
+    for _ in range(steps):
+        for p in tensors:
+            p.grad = 0.5 * p.detach() + 0.1
+        opt.step()
+        laws.append(opt.law.numpy())
+    return np.array(laws), [p.detach().numpy() for p in tensors]
+
+
+@pytest.mark.parametrize("shapes", [[(3, 2), (4, 2)], [(3, 2), (5,)], [(5,)], [(3, 2), (1, 4, 2)]])
+@pytest.mark.parametrize("memory", [RowSizes, lambda: union_of_rules("M(0.9)", RowSizes())])
+def test_hidden_arrays_may_have_any_shape(shapes, memory):
+    """And JAX and torch come to the same."""
+    rng = np.random.default_rng(0)
+    params = {str(i): jnp.asarray(rng.normal(size=shape)) for i, shape in enumerate(shapes)}
+    want, ends = in_torch(memory(), params, 5)
+    tx, laws = rllc(memory(), 0.02, 0.05), []
+    state = tx.init(params)
+    for _ in range(5):
+        updates, state = tx.update(jax.tree.map(lambda x: 0.5 * x + 0.1, params), state, params)
+        params = optax.apply_updates(params, updates)
+        laws.append(state[0].law)
+    np.testing.assert_allclose(laws, want, rtol=1e-12)
+    for x, y in zip(jax.tree.leaves(params), ends, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+class Ragged(MemoryRule):
+    def init(self, xp, param):
+        zero = xp.zeros_like(param)
+        return (zero, zero) if len(param.shape) > 1 else (zero,)
+
+
+class Totals(MemoryRule):
+    def update(self, xp, g, units, hidden, param):
+        return (g,), ()
+
+    def metric(self, xp, unit, hidden):
+        return xp.sum(unit)
+
+
+class Unitless(MemoryRule):
+    k = 0
+
+
+MASKED = optax.masked(optax.scale_by_adam(), {"w": True, "b": False})
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda: update_once(Ragged()),
+            "Ragged returned 1 hidden arrays, not 2",
+        ),
+        (
+            lambda: update_once(Totals()),
+            "what the metric of Totals returns and its unit have diff",
+        ),
+        (
+            lambda: update_once(unit(optax.identity(), lambda state, tree: jax.tree.map(jnp.sum, tree))),
+            "what the metric of .* returns and its unit have different shapes",
+        ),
+        (lambda: rllc(Unitless(), 0.1, 0.1), "has k = 0: a rule has one unit or more"),
+        (lambda: rllc("M(0.9)", 0.1, 0.1, law_step="relative"), "law_step must be a rllc.law.LawStep"),
+        (
+            lambda: update_once(unit(MASKED, adam_metric())),
+            "adam_metric is for one optax.scale_by_adam of all parameters",
+        ),
+    ],
+)
+def test_what_a_memory_must_not_do(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()

@@ -470,3 +470,99 @@ def test_a_base_rate_far_too_small_breaks_nothing(rate, law_lr):
         opt.step()
         assert opt.law > 0
     assert opt.skipped == 0 and ((net(x)[:, 0] > 0) == labels.bool()).float().mean() > 0.98
+
+
+# --- What is wrong is named, before it bends anything ------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int8])
+def test_a_metric_of_another_dtype_is_the_same_metric(dtype):
+    def law(metric):
+        return run(lambda params: Around(optim.SGD(params, 0.02), 0.1, metric=metric), 10)[1].law
+
+    assert law(lambda state, group, unit: 2 * unit) == law(
+        lambda state, group, unit: torch.full_like(unit, 2.0, dtype=dtype) * unit
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (lambda state, group, unit: unit.sum(), r"shape \(7,\), got \(\)"),
+        (lambda state, group, unit: None, r"shape \(7,\), got None"),
+    ],
+)
+def test_a_metric_of_another_shape_is_refused(metric, said):
+    with pytest.raises(ValueError, match=rf"metric must return a tensor of the unit's {said}"):
+        run(lambda params: Around(optim.SGD(params, 0.02), 0.1, metric=metric), 2)
+
+
+def test_a_unit_is_measured_by_the_rate_of_its_own_step():
+    """Of a parameter that sat out a change of the rate."""
+    laws = []
+    for pause in (False, True):
+        p, q = nn.Parameter(torch.ones(3)), nn.Parameter(torch.zeros(1))
+        base = optim.SGD([p, q], lr=1.0)
+        opt = Around(base, 0.01, law_step=LawStep())
+        for lr, gradient in [(1.0, 1.0), *[(0.001, None)] * pause, (0.001, 1.0)]:
+            base.param_groups[0]["lr"] = lr
+            p.grad = None if gradient is None else torch.full((3,), gradient)
+            q.grad = torch.zeros(1)
+            opt.step()
+        laws.append(float(opt.law[0]))
+    assert laws[0] == laws[1] == pytest.approx(1 + 0.01 / 1.001, abs=1e-9)
+
+
+class Own(optim.SGD):
+    """A base that keeps a state of this name."""
+
+    name = "unit"
+
+    def step(self, closure=None):
+        super().step()
+        for p in self.param_groups[0]["params"]:
+            self.state[p].setdefault(self.name, torch.ones_like(p))
+
+
+class Averages(Own):
+    name = "average"
+
+
+class WantsLoss(optim.SGD):
+    def step(self, loss):
+        super().step()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda params: Around(Own(params, 0.1), 0.1), "Own keeps a state 'unit'"),
+        (
+            lambda params: Around(Averages(params, 0.1), 0.1, average=9.0),
+            "Averages keeps a state 'average'",
+        ),
+        (lambda params: Around(WantsLoss(params, 0.1), 0.1), "WantsLoss wants loss for a step"),
+        (
+            lambda params: Around(optim.SGD([{"params": params, "skipped": 5}], 0.1), 0.1),
+            "SGD has 'skipped' in its parameter groups",
+        ),
+        (lambda params: Around(optim.SGD(params, 0.1), 0.1, law_step="relative"), "law_step must be a rllc"),
+        (lambda params: RLLCAdamW(params, law_step="relative"), "law_step must be a rllc"),
+    ],
+)
+def test_what_a_base_must_not_have(make, said):
+    params = parameters(quadratic())
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(ValueError, match=said):
+        opt = make(params)
+        gradients(quadratic())(params)
+        opt.step()
+    same([p.detach() for p in params], before)
+
+
+def test_around_what_was_wrapped_before():
+    params, opt = run(lambda params: Around(optim.SGD(params, 0.02), 0.1), 5)
+    again = Around(opt.base, 0.1)
+    assert again.law == 1
+    gradients(quadratic())(params)
+    again.step()

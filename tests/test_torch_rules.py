@@ -662,3 +662,129 @@ def test_the_average_of_the_weights(way):
         with pytest.raises(RuntimeError, match=r"opt\.train"):
             opt.step()
     assert_same(p.detach(), seen[-1])
+
+
+# --- A rule that breaks its promises is named ---------------------------------------------------------
+
+
+class WritesGradient(MemoryRule):
+    def update(self, xp, g, units, hidden, param):
+        return (g.mul_(2),), ()
+
+
+class WritesUnit(MemoryRule):
+    def update(self, xp, g, units, hidden, param):
+        return (units[0].mul_(0.9).add_(g),), ()
+
+
+class WritesHidden(MemoryRule):
+    def init(self, xp, param):
+        return (xp.zeros_like(param),)
+
+    def update(self, xp, g, units, hidden, param):
+        return (hidden[0].mul_(0.9).add_(g),), hidden
+
+
+class Totals(MemoryRule):
+    """A metric of another shape than the unit."""
+
+    def update(self, xp, g, units, hidden, param):
+        return (g,), ()
+
+    def metric(self, xp, unit, hidden):
+        return unit.sum()
+
+
+class Complex(MemoryRule):
+    def update(self, xp, g, units, hidden, param):
+        return (g * 1j,), ()
+
+
+class Unitless(MemoryRule):
+    k = 0
+
+
+class Ragged(MemoryRule):
+    """Of convolutions it hides two arrays, of matrices one."""
+
+    def init(self, xp, param):
+        zero = xp.zeros_like(param)
+        return (zero, zero) if len(param.shape) > 2 else (zero,)
+
+    def update(self, xp, g, units, hidden, param):
+        return (0.9 * hidden[0] + g,), (0.9 * hidden[0] + g, *hidden[1:])
+
+
+class Pairs(MemoryRule):
+    def init(self, xp, param):
+        rows, columns = param.shape
+        return (xp.zeros((columns, rows)),)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (WritesGradient, "WritesGradient.*: update has changed its arguments in place"),
+        (WritesUnit, "WritesUnit.*: update has changed its arguments in place"),
+        (WritesHidden, "WritesHidden.*: update has changed its arguments in place"),
+        (Totals, r"Totals.*: metric must return an array of the unit's shape \(2, 3\), got \(\)"),
+        (Complex, "Complex.*: update returned a complex unit"),
+        (Unitless, "has k = 0: a rule has one unit or more"),
+        (lambda: union(Adam(), Ragged()), "hides another number of arrays of a parameter of shape"),
+        (
+            lambda: union(Pairs(), Adam()),
+            r"init must also take np.zeros\(\(1, 1, 1\)\)",
+        ),
+    ],
+)
+def test_what_a_rule_must_not_do(make, said):
+    p = nn.Parameter(torch.ones(2, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=said):
+        opt = RLLC([p], make(), 0.1, 0.1)
+        for _ in range(2):
+            p.grad = torch.ones_like(p)
+            opt.step()
+    assert torch.equal(p.detach(), torch.ones(2, 3).double())
+
+
+class Best(MemoryRule):
+    """The least gradient so far, infinite at first and where a gradient is."""
+
+    def init(self, xp, param):
+        return (xp.zeros_like(param) + xp.inf,)
+
+    def update(self, xp, g, units, hidden, param):
+        return (g,), (xp.where(param > 0, xp.minimum(hidden[0], abs(g)), hidden[0]),)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_hidden_arrays_that_begin_infinite_may_stay_so(place):
+    p = nn.Parameter(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    opt = RLLC([p], Best(), 0.1, 0.1, **PLACES[place])
+    for _ in range(3):
+        p.grad = torch.tensor([0.5, 0.25]).double()
+        opt.step()
+    assert opt.skipped == 0
+    assert opt.state[p]["h1"].tolist() == [0.5, np.inf]
+
+
+def test_a_state_with_other_hidden_arrays_is_refused():
+    p = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def stepped(rule):
+        opt = RLLC([p], rule, 0.1, 0.1)
+        p.grad = torch.ones_like(p)
+        opt.step()
+        return opt
+
+    state = stepped(Adam()).state_dict()
+    del state["state"][0]["h2"]
+    opt = stepped(Adam())
+    before = copy.deepcopy(opt.state_dict())
+    with pytest.raises(ValueError, match=r"hidden arrays of shapes .* for a parameter of shape \(3,\)"):
+        opt.load_state_dict(state)
+    assert_same(opt.state_dict()["state"], before["state"])
+
+
+def test_of_one_unit_the_law_may_be_a_number():
+    assert RLLC([nn.Parameter(torch.ones(2))], "M(0.9)", 0.1, 0.1, law=0.5).law.tolist() == [0.5]

@@ -196,3 +196,24 @@ def test_a_law_reads_a_copy_of_all():
     opt = RLLC(network().parameters(), "M(0.9)", 0.05, 0.1, [2.0], scope="tensor")
     opt.law.fill_(7.0)
     np.testing.assert_array_equal(opt.law, [[2.0]] * 4)
+
+
+def test_laws_of_groups_or_tensors_that_are_gone_are_refused():
+    """They go by place: what is left would follow the laws of others."""
+    for scope, change in (
+        ("group", lambda opt: opt.param_groups.pop(1)),
+        ("tensor", lambda opt: opt.param_groups[1]["params"].append(nn.Parameter(torch.ones(2).double()))),
+        ("tensor", lambda opt: opt.param_groups[0]["params"].pop()),
+    ):
+        params = parameters()
+        opt = RLLC(groups(params), "M(0.9)", 0.01, 0.1, scope=scope)
+        pull(params, 0)
+        opt.step()
+        change(opt)
+        law = opt.law
+        pull(params, 1)
+        with pytest.raises(RuntimeError, match=rf"there are laws for \d {scope}s, and now \d {scope}s"):
+            opt.step()
+        with pytest.raises(RuntimeError, match="laws go by place"):
+            opt.add_param_group({"params": [nn.Parameter(torch.ones(2).double())]})
+        assert torch.equal(opt.law, law)

@@ -7,7 +7,8 @@ This module is the algebra of linear memory, in NumPy and SciPy alone:
     p.normal_form(), p.equivalent(q)      which propagators are the same optimizer
     laws.nesterov(lr=0.1, beta=0.9)       known optimizers as (propagator, law)
 
-The optimizers are in `rllc.torch` (RLLC) and `rllc.optax` (rllc, scale_by_rllc); experiments in `rllc.lab`.
+The optimizers are in `rllc.torch` (RLLC, RLLCAdamW) and `rllc.optax` (rllc, rllc_adamw), what memory does to
+the loss in `rllc.memoryless`, experiments in `rllc.lab`.
 """
 
 from rllc import laws

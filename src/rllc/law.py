@@ -360,7 +360,8 @@ def rounding_of(k: int, machine_epsilon: float) -> float:
 
 
 def initial_law(law: Any, k: int) -> Any:
-    """L_0 checked: ones (k,) for None, else the given k finite numbers (a traced array as it is).
+    """L_0 checked: ones (k,) for None, else the given k finite numbers (a traced array as it is); of one
+    unit the number itself will do.
 
     Raises:
         ValueError: the length is not k, or an entry is not finite.
@@ -369,6 +370,8 @@ def initial_law(law: Any, k: int) -> Any:
         return np.ones(k)
     if isinstance(law, str) or not hasattr(law, "shape"):
         law = np.asarray(law)
+    if k == 1 and law.shape == ():
+        law = law[None]
     if tuple(law.shape) != (k,):
         raise ValueError(f"law must have {k} entries, one for each memory unit; got shape {tuple(law.shape)}")
     if isinstance(law, np.ndarray) and (law.dtype.kind not in "iuf" or not np.isfinite(law).all()):
@@ -404,6 +407,13 @@ def chosen_inverse(eps: Any, inverse: RelaxedInverse | None, *, linear: bool = T
     if eps is not None:
         raise ValueError(f"eps={eps!r} and inverse={inverse!r} are both given; put the eps into the inverse")
     return inverse
+
+
+def check_law_step(step: Any) -> LawStep:
+    """The step itself, if it is a LawStep; ValueError else."""
+    if not isinstance(step, LawStep):
+        raise ValueError(f"law_step must be a rllc.law.LawStep, such as LawStep(q=1.5), got {step!r}")
+    return step
 
 
 def check_nonnegative(name: str, value: Any) -> None:

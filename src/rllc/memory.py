@@ -81,7 +81,10 @@ class MemoryRule:
     metric: Callable[[ModuleType, Array, Arrays], Array] | None = None
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
-        """The hidden state before the first gradient."""
+        """The hidden state before the first gradient: as many arrays, of any shapes, for every parameter.
+
+        In a union and in JAX it is also asked of np.zeros((1, 1, 1)), to know how many they are.
+        """
         return ()
 
     def update(
@@ -228,16 +231,20 @@ class Union(MemoryRule):
         if not self.rules:
             raise ValueError('a union needs at least one rule, such as linear("M(0.9)")')
         object.__setattr__(self, "_units", _slices([rule.k for rule in self.rules]))
-        # How many arrays a rule hides, it says to an empty parameter.
-        counts = [len(rule.init(np, np.zeros(0))) for rule in self.rules]
-        object.__setattr__(self, "_hidden", _slices(counts))
+        object.__setattr__(self, "_hidden", _slices([len(hidden_of_probe(rule)) for rule in self.rules]))
 
     @property
     def k(self) -> int:  # type: ignore[override]
         return sum(rule.k for rule in self.rules)
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
-        return tuple(array for rule in self.rules for array in rule.init(xp, param))
+        found = [rule.init(xp, param) for rule in self.rules]
+        if _slices([len(arrays) for arrays in found]) != self._hidden:
+            raise ValueError(
+                f"a rule of {self.rules} hides another number of arrays of a parameter of shape"
+                f" {tuple(param.shape)} than of others; let it hide an empty array instead of none"
+            )
+        return tuple(array for arrays in found for array in arrays)
 
     def update(
         self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
@@ -322,6 +329,24 @@ def _flat(rules: Iterable[str | Propagator | MemoryRule]) -> Iterable[MemoryRule
                 f'not a memory rule: {rule!r}; give notation such as "M(0.9)", a Propagator, or an object'
                 " of a class derived from rllc.memory.MemoryRule"
             )
+
+
+def check_units(rule: MemoryRule) -> MemoryRule:
+    """The rule itself, if it has units; ValueError else."""
+    if isinstance(rule.k, bool) or not isinstance(rule.k, int | np.integer) or rule.k < 1:
+        raise ValueError(f"{rule!r} has k = {rule.k!r}: a rule has one unit or more")
+    return rule
+
+
+def hidden_of_probe(rule: MemoryRule) -> Arrays:
+    """What a rule hides of np.zeros((1, 1, 1)): it tells how many arrays, and which of them are numbers."""
+    try:
+        return rule.init(np, np.zeros((1, 1, 1)))
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{rule!r}: in a union and in JAX, init must also take np.zeros((1, 1, 1)), which says how many"
+            f" arrays it hides; it failed with: {error}"
+        ) from error
 
 
 def _is_known(value: Any) -> bool:

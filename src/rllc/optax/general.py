@@ -191,7 +191,9 @@ def _dual(members: Members, hidden: tuple[Any, ...], tree: Any) -> Any:
     """P⁻¹ tree, in the first metric there is."""
     for member, own in zip(members, hidden, strict=True):
         if member.metric is not None:
-            return member.metric(own, tree)
+            dual = member.metric(own, tree)
+            check_alike(f"what the metric of {member.name} returns", dual, "its unit", tree)
+            return dual
     return tree
 
 

@@ -117,6 +117,7 @@ def scale_by_rllc(
     check_rate("law_learning_rate", law_learning_rate)
     check_rate("weight_decay", weight_decay, may_change=False)
     check_scope(scope)
+    _law.check_law_step(law_step)
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 
     def settings(*, linear: bool) -> Settings:

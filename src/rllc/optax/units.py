@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rllc.memory import MemoryRule, linear
+from rllc.memory import MemoryRule, check_units, hidden_of_probe, linear
 from rllc.memory import Union as UnionOfRules
 from rllc.propagator import Propagator
 
@@ -73,14 +73,20 @@ def adam_metric(b2: float = 0.999, eps: float = 1e-8) -> Metric:
     """The metric P⁻¹ = √v̂ + eps of optax.scale_by_adam(b2=b2, eps=eps), alone or in a chain, for `unit`.
 
     Raises:
-        ValueError: from update, the state holds no ScaleByAdamState.
+        ValueError: from update, the state holds no ScaleByAdamState, or none of all parameters.
     """
 
     def metric(hidden: Any, tree: Tree) -> Tree:
         nodes = jax.tree.leaves(hidden, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
-        state = next((x for x in nodes if isinstance(x, optax.ScaleByAdamState)), None)
-        if state is None:
+        states = [x for x in nodes if isinstance(x, optax.ScaleByAdamState)]
+        if not states:
             raise ValueError("adam_metric is for optax.scale_by_adam, and the unit's state holds none")
+        state = states[0]
+        if len(states) > 1 or str(jax.tree.structure(state.nu)) != str(jax.tree.structure(tree)):
+            raise ValueError(
+                "adam_metric is for one optax.scale_by_adam of all parameters, not for those of"
+                " optax.partition or optax.masked"
+            )
         seen = jnp.maximum(state.count, 1)
         return jax.tree.map(
             lambda x, nu: x * (jnp.sqrt(nu / (1 - b2**seen).astype(nu.dtype)) + eps), tree, state.nu
@@ -145,7 +151,7 @@ def as_members(memory: Memory) -> tuple[TreeMemory, ...]:
     if isinstance(memory, UnionOfRules):
         return tuple(member for rule in memory.rules for member in as_members(rule))
     if isinstance(memory, MemoryRule):
-        return (_lifted(memory),)
+        return (_lifted(check_units(memory)),)
     raise ValueError(
         f'not a memory: {memory!r}; give notation such as "M(0.9)", a Propagator, a rule of rllc.memory, or'
         " unit(tx) for an optax transformation tx"
@@ -162,7 +168,7 @@ def _lifted(rule: MemoryRule) -> TreeMemory:
     optax.tree_map_params takes it for none.
     """
     name = type(rule).__name__
-    numbers = [np.ndim(array) == 0 for array in rule.init(np, np.zeros(1))]
+    numbers = [np.ndim(array) == 0 for array in hidden_of_probe(rule)]
 
     def packed(arrays: Sequence[Sequence[jax.Array]], tree: Any) -> Any:
         """Each leaf's hidden arrays as the hidden state."""
@@ -181,7 +187,10 @@ def _lifted(rule: MemoryRule) -> TreeMemory:
                 f"{name} is for real parameters; optax.contrib.split_real_and_imaginary(rllc(...)) makes"
                 " complex ones real"
             )
-        return packed([rule.init(jnp, leaf) for leaf in leaves], tree)
+        hidden = [rule.init(jnp, leaf) for leaf in leaves]
+        for arrays in hidden:
+            _check_count(name, "hidden arrays", len(arrays), len(numbers))
+        return packed(hidden, tree)
 
     def update(
         g: Tree, units: Trees, hidden: Any, params: Tree | None, extra: dict[str, Any]

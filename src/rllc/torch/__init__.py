@@ -1,7 +1,7 @@
 """RLLC for PyTorch: `torch.optim.Optimizer`s with a law.
 
 from rllc.torch import RLLCAdamW
-opt = RLLCAdamW(net.parameters(), buffers=net.buffers())
+opt = RLLCAdamW(net.parameters(), buffers=net)
 ...
 loss.backward()
 opt.step()

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from rllc.law import SEEKING, LawStep
+from rllc.law import SEEKING, LawStep, check_law_step
 from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
@@ -99,7 +99,7 @@ class RLLCAdamW(OneUnit):
         fused: bool | None = None,
         maximize: bool = False,
     ) -> None:
-        self._rule = Rule(EPS, law_step)
+        self._rule = Rule(EPS, check_law_step(law_step))
         self._forget()
         defaults = {
             "lr": lr,

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from rllc.law import DiagonalRidge, LawStep
+from rllc.law import DiagonalRidge, LawStep, check_law_step
 from rllc.torch import metrics, one_unit, selection, shards
 from rllc.torch.averaging import Averaging
 from rllc.torch.metrics import Metric
@@ -44,10 +44,10 @@ class Around(OneUnit):
       known may have any length, so that only its direction can be compared; x is a pure number all the same.
     - `metric` given: x = uᵀg / uᵀP⁻¹u with that.
 
-    In each the denominator is multiplied by 1 + eps. lr of each group is that of the step that d was; in a
-    group of lr = 0 nothing moves and nothing is learned. Weight decay is the base's own and part of its step:
-    the law scales it too, and a decoupled one counts in u. Sums are over all groups; the gradients of a group
-    that maximizes count with the opposite sign.
+    In each the denominator is multiplied by 1 + eps. lr is that of the step that d was: an older one, for a
+    parameter that sat steps out; where it is 0 nothing is learned. Weight decay is the base's own and part of
+    its step: the law scales it too, and a decoupled one counts in u. Sums are over all groups; the gradients
+    of a group that maximizes count with the opposite sign.
 
     A step with a gradient that is not finite is skipped whole and counted, without a call of the base. Where
     the base raises, or moves the parameters to what is not finite, they are put back and the unit is zero.
@@ -94,7 +94,7 @@ class Around(OneUnit):
         _check_base(base)
         self.base = base
         self._metric = metric or metrics.KNOWN.get(type(base))
-        self._rule = Rule(DiagonalRidge(eps).eps, law_step, measured=self._metric is None)
+        self._rule = Rule(DiagonalRidge(eps).eps, check_law_step(law_step), measured=self._metric is None)
         self._spread = None
         books = one_unit.books(self._memory, law, law_lr)
         # What every optimizer has beside groups, state and defaults, which are the base's.
@@ -181,28 +181,36 @@ class Around(OneUnit):
         found = self.state.get(p, {}).get("unit")
         return torch.zeros_like(p) if found is None else found
 
+    def _unit_lr(self, p: Tensor, group: dict[str, Any]) -> float:
+        """lr of the step that the unit of a parameter was; older states keep it for the whole group."""
+        return self.state.get(p, {}).get("unit_lr", group.get("unit_lr", 0.0))
+
     def _sums(self, units: dict[Tensor, Tensor]) -> Array:
         """(3,) uᵀP⁻¹u, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
         sums = np.zeros(3)
-        for group, params, count in self._shares(units):
+        for group, params, count, rate in self._shares(units):
             # Multiplied through, so that a rate of zero gives a unit of zero.
-            rate = group.get("unit_lr", 0.0)
             per_lr = 1 / rate if rate else 0.0
             sign = -1 if group.get("maximize") else 1
             factors = np.array([per_lr**2, sign * per_lr, 1.0])
             sums += factors * self._inner_products(group, params, units) / count
         return sums
 
-    def _shares(self, units: dict[Tensor, Tensor]) -> Iterator[tuple[dict[str, Any], list[Tensor], int]]:
-        """The parameters with a gradient, by group and by how many processes have the same."""
+    def _shares(
+        self, units: dict[Tensor, Tensor]
+    ) -> Iterator[tuple[dict[str, Any], list[Tensor], int, float]]:
+        """The parameters with a gradient, by group, by how many processes have the same, and by unit's lr."""
         if self._spread is None:
             copies = dict.fromkeys(units, 1)
         else:
             copies = dict(zip(self._spread.params, self._spread.copies, strict=True))
         for group in self.param_groups:
-            own = [p for p in group["params"] if p in units]
-            for count in sorted({copies[p] for p in own}):
-                yield group, [p for p in own if copies[p] == count], count
+            found: dict[tuple[int, float], list[Tensor]] = {}
+            for p in group["params"]:
+                if p in units:
+                    found.setdefault((copies[p], self._unit_lr(p, group)), []).append(p)
+            for (count, rate), params in sorted(found.items()):
+                yield group, params, count, rate
 
     def _inner_products(
         self, group: dict[str, Any], params: Sequence[Tensor], units: dict[Tensor, Tensor]
@@ -223,15 +231,22 @@ class Around(OneUnit):
         if self._metric is None or "unit" not in state:
             return d
         plain = {name: _plain(x) if isinstance(x, Tensor) else x for name, x in state.items()}
-        return self._metric(plain, group, d)
+        found = self._metric(plain, group, d)
+        if not isinstance(found, Tensor) or found.shape != d.shape:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+            raise ValueError(f"metric must return a tensor of the unit's shape {tuple(d.shape)}, got {shape}")
+        return found.to(d)
 
     def _follow(self, units: dict[Tensor, Tensor], law: float) -> None:
         """The base's step, and L times it instead; the units are what it was."""
         params, last = list(map(shards.local, units)), list(map(shards.local, units.values()))
         rates = [float(group["lr"]) for group in self.param_groups]
+        new = [p for p in units if "unit" not in self.state.get(p, {})]
         _copy(last, params)
         try:
             self.base.step()
+            for name in {"unit", "average"} & {name for p in new for name in self.state.get(p, {})}:
+                raise ValueError(f"{type(self.base).__name__} keeps a state {name!r}, as RLLC.around does")
             if not _finite(params):
                 raise RuntimeError(
                     f"{type(self.base).__name__} has made a step that is not finite; the parameters are as"
@@ -242,18 +257,18 @@ class Around(OneUnit):
             for d in last:
                 d.zero_()
             raise
-        for p, unit in units.items():
-            state = self.state[p]
-            if "unit" not in state:
-                self._begin_average(p, state, before=unit)
-                state["unit"] = unit
+        for p in new:
+            self._begin_average(p, self.state[p], before=units[p])
+            self.state[p]["unit"] = units[p]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            for p in group["params"]:
+                if p in units:
+                    self.state[p]["unit_lr"] = rate
         if not params:
             return
         torch._foreach_sub_(last, params)
         if law != 1:
             torch._foreach_add_(params, last, alpha=1 - law)
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            group["unit_lr"] = rate
 
 
 def _check_base(base: Any) -> None:
@@ -267,12 +282,22 @@ def _check_base(base: Any) -> None:
         raise ValueError(f"{name} has a law of its own; give the optimizer within it")
     if isinstance(base, torch.optim.SparseAdam):
         raise ValueError("SparseAdam takes sparse gradients, RLLC does not; use Adam and sparse=False")
-    closure = inspect.signature(base.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
+    wanted = [
+        x.name
+        for x in inspect.signature(base.step).parameters.values()
+        if x.default is x.empty and x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)
+    ]
+    if wanted == ["closure"]:
         raise ValueError(
             f"{name} calls its closure several times a step, so that there is no one gradient to learn from;"
             " take an optimizer whose step() needs none"
         )
+    if wanted:
+        raise ValueError(f"{name} wants {', '.join(wanted)} for a step; around calls base.step() without")
+    ours = {*one_unit.books("", 1.0, 0.0), "average", "averaged"}
+    taken = sorted({key for group in base.param_groups if "law" not in group for key in group if key in ours})
+    if taken:
+        raise ValueError(f"{name} has {taken[0]!r} in its parameter groups, as RLLC.around has")
     if not all("lr" in group for group in base.param_groups):
         raise ValueError(
             f"{name} has no lr in its parameter groups, so that its unit, step / lr, is not known"

@@ -2,7 +2,7 @@
 
 Why numba: measured in docs/speed.md. torch's own fused SGD, once for each unit, reads the parameters k times
 and needs a gather for the sums; torch.compile makes as good a second pass, but compiles for half a minute in
-every process and needs a C++ compiler there. These kernels are 250 lines of Python, compile in seconds, once
+every process and needs a C++ compiler there. These kernels are plain Python, compile in seconds, once
 for each number of units and dtype, and take any k, B and a.
 
 Sums are in float64, chunk by chunk in a fixed order: the number of threads (torch's) changes no bit.
@@ -88,13 +88,10 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
 
 
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
-    if not one_layout([theta, *vectors]):
-        return None
-    return _if_taken(vectors[0].dtype, vectors[-1].dtype, theta.dtype)
-
-
-def _if_taken(*kind: torch.dtype) -> Kind | None:
-    return kind if kind in TAKEN else None
+    *memory, gradient = vectors
+    kind = memory[0].dtype, gradient.dtype, theta.dtype
+    is_taken = kind in TAKEN and all(m.dtype == kind[0] for m in memory) and one_layout([theta, *vectors])
+    return kind if is_taken else None
 
 
 def _batch(kind: Kind | None, part: Part) -> Batch:

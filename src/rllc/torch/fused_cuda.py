@@ -162,7 +162,8 @@ def _advance(kind: Kind, batch: Batch, step: Step) -> None:
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     *memory, gradient = vectors
     kind = memory[0].dtype, gradient.dtype, theta.dtype
-    return kind if DTYPES.keys() >= {*kind} and one_layout([theta, *vectors]) else None
+    is_taken = {*kind} <= DTYPES.keys() and all(m.dtype == kind[0] for m in memory)
+    return kind if is_taken and one_layout([theta, *vectors]) else None
 
 
 def _batch(kind: Kind | None, part: Part, there: list[list[int]]) -> Batch:

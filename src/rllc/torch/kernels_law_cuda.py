@@ -1,4 +1,4 @@
-"""A Triton kernel for the k x k part of a step: `rllc.law` in one program, for `rllc.torch.fused_law`.
+"""A Triton kernel for the k x k part of a step: `rllc.law` in one program, for `rllc.torch.fused_law_cuda`.
 
 What stands there as a dozen small functions of arrays is here one launch instead of a hundred; the text
 follows them line by line. All numbers are float64. Vectors have SIZE entries, a power of two above k: those

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rllc import law as _law
 from rllc.law import Cutoff, LawStep, RelaxedInverse
-from rllc.memory import MemoryRule
+from rllc.memory import MemoryRule, check_units
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 from rllc.torch import early, float8, learning, rules, saved, selection, shards, stepping
@@ -144,7 +144,7 @@ class RLLC(Averaging):
         seed: int = 0,
         sums_in_backward: bool = False,
     ) -> None:
-        self.memory = memory if isinstance(memory, MemoryRule) else as_propagator(memory)
+        self.memory = check_units(memory) if isinstance(memory, MemoryRule) else as_propagator(memory)
         self.inverse = _law.chosen_inverse(eps, inverse, linear=self._rule is None)
         self.guard = self._rule is None if guard is None else guard
         self.law_step, self.scope = law_step, scope
@@ -196,6 +196,8 @@ class RLLC(Averaging):
         Raises:
             ValueError: a rate of the group makes no sense, or it names another memory.
         """
+        if "law" in next(iter(self.param_groups), {}):
+            self._check_scopes()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -212,7 +214,7 @@ class RLLC(Averaging):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what `closure`, which recomputes the loss and its gradients, returned."""
         loss = self._evaluated(closure)
-        self._keeper()
+        self._check_scopes()
         compiling = torch.compiler.is_compiling()
         if not compiling:
             early.check_outside()
@@ -243,6 +245,8 @@ class RLLC(Averaging):
         seed = self.param_groups[0]["seed"]
         found = saved.checked(state["param_groups"][0], self.defaults, self._scopes(), self.memory.k, seed)
         shards.check_whole(state, params_of(self.param_groups), self._names)
+        if self._rule:
+            rules.check_hidden(self._rule, state, self.param_groups)
         return found
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -296,6 +300,15 @@ class RLLC(Averaging):
             for name in (*Learned._fields, "skipped", "draws"):
                 keeper[name] = keeper[name].to(home)
         return on_device
+
+    def _check_scopes(self) -> None:
+        """Refuse laws of other groups or parameters than there are: they go by place."""
+        laws = self._keeper()["law"].shape[:-1]
+        if laws != self._scopes():
+            raise RuntimeError(
+                f"there are laws for {laws[0]} {self.scope}s, and now {self._scopes()[0]} {self.scope}s; laws"
+                " go by place: keep what was there, without gradients, or make a new optimizer"
+            )
 
     def _scopes(self) -> tuple[int, ...]:
         """How many laws there are, (n,); () for the one of the whole optimizer."""
@@ -415,8 +428,7 @@ def _check_options(opt: RLLC) -> None:
         raise ValueError(f"memory_dtype must be one of {MEMORY_DTYPES}, got {opt.memory_dtype}")
     if opt.scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, got {opt.scope!r}")
-    if not isinstance(opt.law_step, LawStep):
-        raise ValueError(f"law_step must be a rllc.law.LawStep, such as LawStep(q=1.5), got {opt.law_step!r}")
+    _law.check_law_step(opt.law_step)
     if opt._rule and opt.guard:
         raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
     if opt._rule and opt.memory_dtype == float8.DTYPE:

@@ -6,7 +6,7 @@ is looked at before anything changes: a step needs room for a second copy of uni
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rllc.memory import Linear, MemoryRule, Union
 from rllc.torch import shards
-from rllc.torch.parts import Part, real, wide_dtype
+from rllc.torch.parts import Part, numbered, real, wide_dtype
 from rllc.torch.passes import Array, Passes, Step, symmetric, unit_rounded
+from rllc.torch.saved import hidden_names
 
-__all__ = ["begin", "first_fault", "named", "passes"]
+__all__ = ["begin", "check_hidden", "first_fault", "named", "passes"]
 
 Arrays = tuple[Tensor, ...]
 
@@ -52,6 +53,19 @@ def begin(rule: MemoryRule, p: Tensor) -> dict[str, Tensor]:
     return {f"h{j}": shards.placed_as(p, x.clone()) for j, x in enumerate(found, 1)}
 
 
+def check_hidden(rule: MemoryRule, saved: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:
+    """Refuse a saved state with other hidden arrays than the rule begins with; ValueError."""
+    for number, p in numbered(saved, groups):
+        state = saved["state"].get(number, {})
+        shapes = [tuple(state[name].shape) for name in hidden_names(state)]
+        expected = [tuple(x.shape) for x in begin(rule, p).values()]
+        if state and shapes != expected:
+            raise ValueError(
+                f"the saved state has hidden arrays of shapes {shapes} for a parameter of shape"
+                f" {tuple(p.shape)}, {named(rule)} has {expected}; build the optimizer it was saved with"
+            )
+
+
 def named(rule: MemoryRule) -> str:
     """A rule's name in errors and saved states: the same in every process."""
     if isinstance(rule, Union):
@@ -66,12 +80,12 @@ def first_fault(works: Sequence[Work]) -> str:
     """Which rule made what of which parameter, of these works that cannot be stored."""
     for rule, group, part, units, hidden in works:
         for i in range(len(part.params)):
-            for what, arrays, stored in (
-                ("unit", units[i], [unit[i] for unit in part.memory]),
-                ("hidden array", hidden[i], part.hidden[i]),
+            for what, is_sound, arrays, stored in (
+                ("unit", lambda new, old: _fits([new], old.dtype), units[i], [u[i] for u in part.memory]),
+                ("hidden array", _stays_finite, hidden[i], part.hidden[i]),
             ):
                 for j, (new, old) in enumerate(zip(arrays, stored, strict=True), 1):
-                    if not bool(_fits([new], old.dtype)):
+                    if not bool(is_sound(new, old)):
                         return (
                             f"{named(rule)} made {what} {j} of {_place(group, part, i)} not finite, or too"
                             f" large for {old.dtype}"
@@ -94,10 +108,23 @@ def _updated(rule: MemoryRule, group: dict[str, Any], part: Part, i: int) -> tup
     theta, *units, g = (v.to(wide_dtype(part.params[i])) for v in (part.params[i], *part.vectors(i)))
     hidden = tuple(part.hidden[i])
     g = -g if group["maximize"] else g
-    found = rule.update(torch, g, tuple(units), hidden, theta)
-    _check(found, (units, hidden), lambda: f"{named(rule)}, for {_place(group, part, i)}")
     given = (theta, g, *units, *hidden)
+    before = _versions(given)
+    found = rule.update(torch, g, tuple(units), hidden, theta)
+    if _versions(given) != before:
+        raise ValueError(
+            f"{named(rule)}: update has changed its arguments in place; it must return new arrays,"
+            " 0.9 * m + g instead of m.mul_(0.9).add_(g)"
+        )
+    _check(found, (units, hidden), lambda: f"{named(rule)}, for {_place(group, part, i)}")
     return _apart([x.to(theta.dtype) for x in found[0]], given), _apart(found[1], given)
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """How often each has been written to; not known of inference tensors, nor while compiling."""
+    if torch.compiler.is_compiling():
+        return []
+    return [t._version for t in tensors if not t.is_inference()]
 
 
 def _check(found: Any, old: tuple[Sequence[Tensor], Sequence[Tensor]], where: Any) -> None:
@@ -110,6 +137,8 @@ def _check(found: Any, old: tuple[Sequence[Tensor], Sequence[Tensor]], where: An
         shapes, expected = ([tuple(x.shape) for x in arrays] for arrays in (new, before))
         if shapes != expected:
             raise ValueError(f"{where()}: update returned {what} of shapes {shapes}, there were {expected}")
+    if any(x.is_complex() for x in found[0]):
+        raise ValueError(f"{where()}: update returned a complex unit; parameters come, and units go, as real")
     dtypes, stored = ([x.dtype for x in arrays] for arrays in (found[1], old[1]))
     if dtypes != stored:
         raise ValueError(f"{where()}: update returned hidden arrays of {dtypes}, there were {stored}")
@@ -134,10 +163,20 @@ def _gram(work: Work, basis: Array) -> Tensor:
 
 def _gram_of(rule: MemoryRule, part: Part, i: int) -> Tensor:
     *units, g = (v.to(wide_dtype(part.params[i])) for v in part.vectors(i))
-    metric, hidden = rule.metric, tuple(part.hidden[i])
-    duals = units if metric is None else [metric(torch, unit, hidden) for unit in units]
+    duals = units if rule.metric is None else [_dual(rule, unit, tuple(part.hidden[i])) for unit in units]
     left, right = ([x.double() for x in (*vectors, g)] for vectors in (units, duals))
     return symmetric(len(left), lambda a, b: (left[a] * right[b]).sum())
+
+
+def _dual(rule: MemoryRule, unit: Tensor, hidden: Arrays) -> Tensor:
+    assert rule.metric is not None
+    found = rule.metric(torch, unit, hidden)
+    if not isinstance(found, Tensor) or found.shape != unit.shape:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+        raise ValueError(
+            f"{named(rule)}: metric must return an array of the unit's shape {tuple(unit.shape)}, got {shape}"
+        )
+    return found
 
 
 def _advance(work: Work, step: Step) -> None:
@@ -159,16 +198,22 @@ def _unless_skipped(step: Step, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _sound(work: Work) -> Tensor:
-    """Whether every unit and hidden array is finite and within what its dtype holds; 0-d bool."""
+    """Whether units are finite and within what their dtype holds, and hidden arrays stay finite; 0-d bool."""
     stored: dict[torch.dtype, list[Tensor]] = {}
-    for i in range(len(work.part.params)):
-        old = (*(unit[i] for unit in work.part.memory), *work.part.hidden[i])
-        for x, before in zip((*work.units[i], *work.hidden[i]), old, strict=True):
-            stored.setdefault(before.dtype, []).append(x)
     ok = torch.ones((), dtype=torch.bool, device=work.part.params[0].device)
+    for i in range(len(work.part.params)):
+        for x, unit in zip(work.units[i], work.part.memory, strict=True):
+            stored.setdefault(unit[i].dtype, []).append(x)
+        for new, old in zip(work.hidden[i], work.part.hidden[i], strict=True):
+            ok = ok & _stays_finite(new, old)
     for dtype, arrays in stored.items():
         ok = ok & _fits(arrays, dtype)
     return ok
+
+
+def _stays_finite(new: Tensor, old: Tensor) -> Tensor:
+    """Whether what was finite is: what was not from the start, such as a best loss so far, may stay so."""
+    return (new.isfinite() | ~old.isfinite()).all()
 
 
 def _fits(arrays: Sequence[Tensor], dtype: torch.dtype) -> Tensor | bool:
