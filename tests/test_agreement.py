@@ -92,17 +92,22 @@ FRAMEWORKS = {
     "torch on the device": partial(torch_run, capturable=True),
     "optax": optax_run,
 }
-
-
 # The other inverse is another matrix in the same place: for few memories.
-@pytest.mark.parametrize(
-    ("memory", "inverse"),
-    [(memory, GramianRidge()) for memory in (*EIGHT, DENSE)]
-    + [(memory, Ridge(1e-2)) for memory in (EIGHT[0], EIGHT[-1], DENSE)],
-    ids=str,
-)
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+INVERSES = [
+    *((memory, GramianRidge()) for memory in (*EIGHT, DENSE)),
+    *((memory, Ridge(1e-2)) for memory in (EIGHT[0], EIGHT[-1], DENSE)),
+]
+# Passes know no problem: torch's four ways take turns, so that each memory meets either problem twice.
+CASES = [
+    (framework, problem, *chosen)
+    for i, framework in enumerate(FRAMEWORKS)
+    for j, chosen in enumerate(INVERSES)
+    for n, problem in enumerate(PROBLEMS)
+    if framework == "optax" or (i + j + n) % 2
+]
+
+
+@pytest.mark.parametrize(("framework", "problem", "memory", "inverse"), CASES, ids=str)
 def test_equals_algorithm_1(framework, problem, memory, inverse):
     p = as_propagator(memory)
     want = reference_run(problem, p, inverse, guard=True)[-1]
@@ -141,7 +146,6 @@ def test_both_frameworks_give_the_same_law(memory, problem):
     assert relative_error(law_torch, law_optax) < 1e-13 * max(1e3, np.linalg.cond(p.gramian()) ** 1.5)
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize(
     ("memory", "fixed", "options"),
     [
@@ -151,8 +155,8 @@ def test_both_frameworks_give_the_same_law(memory, problem):
     ],
 )
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_fixed_law_equals_torch_sgd(framework, memory, fixed, options, problem):
-    start, gradient = PROBLEMS[problem]()
+def test_fixed_law_equals_torch_sgd(framework, memory, fixed, options):
+    start, gradient = tanh_net()
     theta = torch.nn.Parameter(torch.tensor(start))
     sgd = torch.optim.SGD([theta], lr=C1, **options)
 
@@ -163,7 +167,7 @@ def test_fixed_law_equals_torch_sgd(framework, memory, fixed, options, problem):
 
     want = run((start, gradient), step, STEPS)
     c2 = {"law_learning_rate" if framework == "optax" else "law_lr": 0.0}
-    got, learned = FRAMEWORKS[framework](problem, memory, law=fixed, **c2)
+    got, learned = FRAMEWORKS[framework]("tanh_net", memory, law=fixed, **c2)
     assert relative_error(got, want) < 1e-12
     np.testing.assert_array_equal(learned, fixed)
 
