@@ -8,7 +8,6 @@ import functools
 import io
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import hasty
 import pytest
 import torch
 from made import DIGITS, TWO_UNITS, cell
@@ -158,49 +158,12 @@ def test_a_checkpoint_with_one_bit_altered_is_refused_by_name(tmp_path, place):
 
 # kill -9 at any moment
 
-# Forks a process for each time that a file is to be opened, flushed, renamed or deleted, and kills it then.
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from made import TWO_UNITS, cell, record
-from rllc.lab import files, records, sweep, training
-training.SAVE_SECONDS = 0.0
-moments = 0
-# All that takes time the first time, before it is done many times: a first step imports much.
-training.train(cell(TWO_UNITS))
-records.save(files.Folder(sys.argv[2] + "/warm"), cell(), record([0.1]).result)
-
-def deadly(function, last):
-    def counted(*args, **kwargs):
-        global moments
-        moments += 1
-        if moments == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return counted
-
-def run(out, last):
-    files.open = deadly(open, last)
-    files.os.fsync, files.os.replace = deadly(os.fsync, last), deadly(os.replace, last)
-    files.os.remove = deadly(os.remove, last)
-    sweep.finish(files.Folder(out), cell(TWO_UNITS), lambda steps: None, lambda: False)
-
-last, status = 0, 1
-while status != 0:
-    last += 1
-    child = os.fork()
-    if child == 0:
-        run(f"{sys.argv[2]}/{last}", last)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-print(last - 1)
-"""
-
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_any_moment_a_run_is_whole_or_not_there_and_goes_on(tmp_path, often):
-    ask = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path)]
-    moments = int(subprocess.run(ask, capture_output=True, text=True, check=True, timeout=300).stdout)
+    process = hasty.process(hasty.killed_at_every_moment, str(tmp_path))
+    process.join(300)
+    moments = process.exitcode
     assert moments == 4 * 3 + 1  # open, flush, rename three checkpoints and a record; delete a checkpoint
     asked = cell(TWO_UNITS)
     whole, stages = train(asked).points, []
@@ -406,26 +369,32 @@ def test_a_diverged_run_is_recorded_as_such_and_never_chosen(tmp_path):
 FEW = ("--tasks", "digits-mlp", "--optimizers", "sgd", "--seeds", "2", "--steps", "400")
 
 
-def command(out, *more, **how):
-    hasty = str(Path(__file__).with_name("hasty.py"))
-    ask = [sys.executable, hasty, "run", "units", *FEW, "--device", "cpu", "--out", str(out), *more]
-    return subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+def command(out, *more, name="first", **environment):
+    """The process, and a function that waits for its end and says how it ended and what it said."""
+    said = f"{out}.{name}"
+    ask = ["run", "units", *FEW, "--device", "cpu", "--out", str(out), *more]
+    process = hasty.process(hasty.command, ask, said, os.environ | environment)
+
+    def end():
+        process.join(300)
+        return process.exitcode, *(Path(f"{said}.{stream}").read_text() for stream in ("out", "err"))
+
+    return process, end
 
 
 def test_killed_with_all_its_workers_it_is_ended_by_two_commands_at_once(tmp_path):
-    first = command(tmp_path, "--workers", "2", start_new_session=True)
+    first, end = command(tmp_path, "--workers", "2")
     deadline = time.monotonic() + 300
     while not (list(tmp_path.glob("records/*.parquet")) and list(tmp_path.glob("checkpoints/*.checkpoint"))):
-        assert first.poll() is None and time.monotonic() < deadline
+        assert first.is_alive() and time.monotonic() < deadline
         time.sleep(0.002)
     os.killpg(first.pid, signal.SIGKILL)
-    first.communicate(timeout=300)  # ends only when no worker holds the pipe
+    assert end()[0] == -signal.SIGKILL
     found, damaged = records.read_all(Folder(f"{tmp_path}/records"))
     assert 0 < len(found) < 4 and damaged == []
-    both = [command(tmp_path, "--workers", "1") for _ in range(2)]
-    for process in both:
-        said, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
+    for _, end in [command(tmp_path, "--workers", "1", name=name) for name in ("one", "other")]:
+        status, said, err = end()
+        assert status == 0, err
         assert "everything has its record" in said
     ended, damaged = records.read_all(Folder(f"{tmp_path}/records"))
     assert len(ended) == 4 and damaged == []
@@ -436,9 +405,8 @@ def test_killed_with_all_its_workers_it_is_ended_by_two_commands_at_once(tmp_pat
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_worker_that_cannot_write_says_so_in_one_line(tmp_path):
-    few = os.environ | {"HASTY_BYTES": "2000"}  # a record has more
-    process = command(tmp_path, "--workers", "1", env=few)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 1
+    _, end = command(tmp_path, "--workers", "1", HASTY_BYTES="2000")  # a record has more
+    status, _, err = end()
+    assert status == 1
     assert err == f"rllc: cannot write to {tmp_path} (File too large); finished runs are kept\n"
     assert not any(tmp_path.glob("*/*"))
