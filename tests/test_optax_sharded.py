@@ -34,7 +34,7 @@ PARAMS = {
 TOLERANCE = {True: 1e-12, False: 2e-4}
 
 
-@pytest.fixture(params=[True, False], ids=["float64", "float32"])
+@pytest.fixture
 def precision(request):
     with jax.enable_x64(request.param):
         yield request.param
@@ -122,6 +122,7 @@ def test_sharded_training_is_that_of_one_device(kind, precision):
     assert got[1][0].law.sharding.is_fully_replicated
 
 
+@pytest.mark.parametrize("precision", [False], ids=["float32"], indirect=True)
 def test_one_axis_and_training_in_a_scan_inside_of_shard_map(precision):
     """State made inside has the types of the parameters: a scan's carry keeps them."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
@@ -218,4 +219,4 @@ def test_without_axis_name_every_device_may_have_a_law_of_its_own():
 def test_an_axis_that_cannot_be_summed_over_is_refused(where, text):
     tx = scale_by_rllc(MEMORY, 0.02, axis_name="x")
     with pytest.raises(ValueError, match=text):
-        where(lambda g: tx.update(g, tx.init(g))[0])(jnp.ones((8, 4)))
+        jax.eval_shape(where(lambda g: tx.update(g, tx.init(g))[0]), jnp.ones((8, 4)))
