@@ -6,7 +6,7 @@ import torch
 def same(a, b, where="state"):
     """Nested dicts, lists and tensors, with the same dtypes and entries; says where they differ."""
     if isinstance(a, torch.Tensor):
-        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{where}: {m}")
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=lambda m: f"{where}: {m}")
     elif isinstance(a, dict):
         assert a.keys() == b.keys(), where
         for key in a:

@@ -9,7 +9,7 @@ from torch import nn
 
 from rllc.memory import Adam
 from rllc.torch import RLLC, float8, foreach
-from test_torch import assert_same
+from same import same
 
 FLOAT8 = torch.float8_e4m3fn
 SIZES = torch.logspace(-3, 3, 300)
@@ -67,7 +67,7 @@ def test_a_number_becomes_one_of_its_neighbours(shape, key):
     limit = apart if key is not None else apart / 2
     assert ((float8.decoded(codes, scale) - unit).abs() <= limit * (1 + 1e-6)).all()
     again = float8.encoded(float8.decoded(codes, scale))
-    assert_same((again[0].view(torch.uint8), again[1]), (codes.view(torch.uint8), scale))
+    same((again[0].view(torch.uint8), again[1]), (codes.view(torch.uint8), scale))
 
 
 def test_a_process_may_have_no_row():
@@ -125,7 +125,7 @@ def test_a_step_is_that_of_float32_units_rounded_afterwards(dtype):
     wide.load_state_dict(copy.deepcopy(opt.state_dict()))
     wide.param_groups[0]["foreach"] = False
     learn(net, opt, 1), learn(other, wide, 1)
-    assert_same(list(net.parameters()), list(other.parameters()))
+    same(list(net.parameters()), list(other.parameters()))
     assert torch.equal(opt.law, wide.law)
     for mine, theirs in zip(opt.state.values(), wide.state.values(), strict=True):
         for j in (1, 2):
@@ -150,8 +150,8 @@ def test_how_a_step_is_cut_changes_no_bit(monkeypatch):
             p.grad, q.grad = UNIT * (t + 1), UNIT.reshape(-1)[:5001] * (t - 1)
             opt.step()
         found.append((bits(opt), [p.detach(), q.detach()]))
-    assert_same(found[1], found[0])
-    assert_same(found[2], found[0])
+    same(found[1], found[0])
+    same(found[2], found[0])
 
 
 def test_on_the_device_as_on_the_host_and_a_skipped_step_leaves_every_bit():
@@ -161,7 +161,7 @@ def test_on_the_device_as_on_the_host_and_a_skipped_step_leaves_every_bit():
     net[0].weight.grad[0, 0] = torch.nan
     opt.step()
     assert opt.skipped == 1 and torch.equal(opt.law, law)
-    assert_same(bits(opt), before)
+    same(bits(opt), before)
 
 
 def test_small_complex_and_oddly_laid_out_parameters():
@@ -213,13 +213,13 @@ def test_a_saved_run_goes_on_with_the_same_bits():
     again.load_state_dict(net.state_dict())
     other = RLLC(again.parameters(), "M(0.9) + M(0)", 0.05, 0.01, memory_dtype=FLOAT8, seed=9)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert_same(bits(other), bits(opt))
+    same(bits(other), bits(opt))
     third, last = copy.deepcopy((net, opt))
     for pair in ((net, opt), (again, other), (third, last)):
         learn(*pair, 5)
-    assert_same(bits(other), bits(opt))
-    assert_same(bits(last), bits(opt))
-    assert_same(list(again.parameters()), list(net.parameters()))
+    same(bits(other), bits(opt))
+    same(bits(last), bits(opt))
+    same(list(again.parameters()), list(net.parameters()))
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float32])

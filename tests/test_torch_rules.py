@@ -16,8 +16,9 @@ from rllc.law import Cutoff, DiagonalRidge, GramianRidge, LawStep, Ridge
 from rllc.memory import Adam, Deviation, MemoryRule, linear, union
 from rllc.propagator import Propagator
 from rllc.torch import RLLC
+from same import same
 from test_memory import Clipped, SignMomentum
-from test_torch import WAYS, assert_same, assert_skips_whole, network, snapshot, train
+from torch_nets import WAYS, assert_skips_whole, network, snapshot, train
 
 N, STEPS = 12, 200
 CUT = ((), 1), ((2, 3), 6), ((5,), 5)  # shapes and sizes of parameters
@@ -104,8 +105,8 @@ def test_linear_memory_as_a_rule(place):
     assert_is_reference(
         found, update, None, [1.0, 1.0], 0.02, reference.additive(0.01), lambda M, H, g: pinv(M, g)
     )
-    same, _ = in_torch(p, None, 0.02, 0.01, inverse=DiagonalRidge(), guard=False, **PLACES[place])
-    for ours, theirs in zip(found, same, strict=True):
+    linearly, _ = in_torch(p, None, 0.02, 0.01, inverse=DiagonalRidge(), guard=False, **PLACES[place])
+    for ours, theirs in zip(found, linearly, strict=True):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), rtol=1e-12, atol=1e-12)
 
 
@@ -308,7 +309,7 @@ def test_complex_equals_the_real_view():
         z.grad = torch.view_as_complex(x.grad.clone())
         for opt in opts:
             opt.step()
-    assert_same(torch.view_as_real(z.detach()), x.detach())
+    same(torch.view_as_real(z.detach()), x.detach())
     assert opts[0].state[z]["m1"].dtype == torch.complex64
     assert opts[0].state[z]["h1"].shape == (2, 2)
 
@@ -321,8 +322,8 @@ def test_maximize_is_minimize_of_the_negative():
         down.grad = -up.grad
         for opt in opts:
             opt.step()
-    assert_same(up.detach(), down.detach())
-    assert_same(opts[0].law, opts[1].law)
+    same(up.detach(), down.detach())
+    same(opts[0].law, opts[1].law)
 
 
 def test_weight_decay_is_decoupled():
@@ -343,8 +344,8 @@ def test_a_parameter_without_gradient_sits_the_step_out():
         p.grad = torch.ones_like(p)
     net[2].bias.grad = None
     opt.step()
-    assert_same(list(opt.state[net[2].bias].values()), before)
-    assert_same(net[2].bias.detach(), still)
+    same(list(opt.state[net[2].bias].values()), before)
+    same(net[2].bias.detach(), still)
     assert opt.state[net[0].bias]["h3"].item() == count + 1
 
 
@@ -365,8 +366,8 @@ class Delay(MemoryRule):
 def test_a_rule_may_return_its_arguments(place):
     shift = Propagator([[0.0, 1.0], [0.0, 0.0]], [1.0, 0.0])
     found, opt = in_torch(Delay(), None, 0.05, 0.02, steps=20, **PLACES[place])
-    same, _ = in_torch(shift, None, 0.05, 0.02, steps=20, inverse=DiagonalRidge(), guard=False)
-    for ours, theirs in zip(found, same, strict=True):
+    linearly, _ = in_torch(shift, None, 0.05, 0.02, steps=20, inverse=DiagonalRidge(), guard=False)
+    for ours, theirs in zip(found, linearly, strict=True):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), rtol=1e-12)
     for name, back in (("h1", 2), ("h2", 3)):
         kept = torch.cat([state[name].reshape(-1) for state in opt.state.values()])
@@ -387,9 +388,9 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
         wide.grad = p.grad.float()
         for opt in opts:
             opt.step()
-        assert_same(p.detach(), wide.detach().to(dtype))
-        assert_same(opts[0].state[p]["m2"], opts[1].state[wide]["m2"].to(dtype))
-        assert_same(opts[0].state[p]["h2"], opts[1].state[wide]["h2"])
+        same(p.detach(), wide.detach().to(dtype))
+        same(opts[0].state[p]["m2"], opts[1].state[wide]["m2"].to(dtype))
+        same(opts[0].state[p]["h2"], opts[1].state[wide]["h2"])
     assert opts[0].state[p]["m1"].dtype == dtype and opts[0].state[p]["h2"].dtype == torch.float32
 
 
@@ -422,7 +423,7 @@ def test_a_saved_run_resumes_to_the_bit(dtype, memory_dtype, rule):
     again.load_state_dict(saved["net"])
     resumed.load_state_dict(saved["opt"])
     train(again, resumed, 5)
-    assert_same(snapshot(again, resumed), snapshot(net, opt))
+    same(snapshot(again, resumed), snapshot(net, opt))
     assert resumed.param_groups[0]["progress"][0] == 10
 
 
@@ -434,7 +435,7 @@ def test_a_state_without_a_mean_of_the_gradients_size_goes_on():
     older["param_groups"][0]["progress"] = older["param_groups"][0]["progress"][:, :3]
     opt.load_state_dict(older)
     found = opt.param_groups[0]["progress"]
-    assert_same(found[:, :3], older["param_groups"][0]["progress"])
+    same(found[:, :3], older["param_groups"][0]["progress"])
     assert not found[:, 3].any()
 
 
@@ -450,7 +451,7 @@ def test_copies_go_on_by_themselves(clone):
     train(*other, 4)
     law = pair[1].law
     train(*pair, 4)
-    assert_same(snapshot(*other), snapshot(*pair))
+    same(snapshot(*other), snapshot(*pair))
     assert not torch.equal(law, pair[1].law)
 
 
@@ -463,7 +464,7 @@ def test_another_rules_state_is_refused_before_anything_changes():
         state = RLLC(network().parameters(), other, 0.01, 0.05).state_dict()
         with pytest.raises(ValueError, match=r"this optimizer 'union\(M\(0.9\), SignMomentum\)'; build"):
             opt.load_state_dict(state)
-    assert_same(snapshot(net, opt), before)
+    same(snapshot(net, opt), before)
 
 
 # --- What goes wrong ------------------------------------------------------------------------------
@@ -539,7 +540,7 @@ def test_a_faulty_rule_is_named_before_anything_changes(name):
     params, opt, before = faulty(Bad(make))
     with pytest.raises(error, match=f"Bad.*{text}"):
         opt.step()
-    assert_same(everything_of(params, opt), before)
+    same(everything_of(params, opt), before)
     # A gradient that is not finite is told apart, whatever the rule makes of it.
     if error is RuntimeError:
         params[1].grad[0] = NAN
@@ -552,7 +553,7 @@ def test_on_the_device_what_a_rule_makes_that_is_not_finite_skips_the_step():
     opt.step()
     assert opt.skipped == 1
     opt.param_groups[0]["skipped"] -= 1
-    assert_same(everything_of(params, opt), before)
+    same(everything_of(params, opt), before)
 
 
 def test_units_too_large_for_half_precision_and_a_broken_metric_are_named():
@@ -661,7 +662,7 @@ def test_the_average_of_the_weights(way):
         torch.testing.assert_close(p.detach(), average, rtol=1e-13, atol=0)
         with pytest.raises(RuntimeError, match=r"opt\.train"):
             opt.step()
-    assert_same(p.detach(), seen[-1])
+    same(p.detach(), seen[-1])
 
 
 # --- A rule that breaks its promises is named ---------------------------------------------------------
@@ -783,7 +784,7 @@ def test_a_state_with_other_hidden_arrays_is_refused():
     before = copy.deepcopy(opt.state_dict())
     with pytest.raises(ValueError, match=r"hidden arrays of shapes .* for a parameter of shape \(3,\)"):
         opt.load_state_dict(state)
-    assert_same(opt.state_dict()["state"], before["state"])
+    same(opt.state_dict()["state"], before["state"])
 
 
 def test_of_one_unit_the_law_may_be_a_number():

@@ -7,6 +7,7 @@ import processes
 import shards
 from rllc.torch import RLLC
 from rllc.torch import shards as rllc_shards
+from same import same
 from shards import CASES, MEMORY, Place
 
 WORLDS = {4: 0, 2: 1}  # and the phase of `shards.process` that has so many
@@ -30,10 +31,6 @@ def world(request):
     return request.param
 
 
-def assert_same(got, want):
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
-
-
 def assert_equals_one_process(got, want, single):
     """float64 to rounding; what is computed in float32 to a few units in the last place."""
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if single else {"rtol": 1e-11, "atol": 1e-11}
@@ -42,14 +39,14 @@ def assert_equals_one_process(got, want, single):
     torch.testing.assert_close(
         [*got["params"], *got["units"]], [*want["params"], *want["units"]], **tolerance
     )
-    assert_same(got["faded"], want["faded"])
+    same(got["faded"], want["faded"])
 
 
 @pytest.mark.parametrize(("world", "name"), [(n, name) for n in WORLDS for name in CASES[n]])
 def test_equals_one_process(answers, world, name):
     given = answers(WORLDS[world], name)
     for answer in given[1:]:
-        assert_same(answer, given[0])  # the law, too, to the bit
+        same(answer, given[0])  # the law, too, to the bit
     want = CASES[world][name](Place())
     assert (want["law"] - 1).abs().max() > 0.05
     assert_equals_one_process(given[0], want, "float32" in name)
@@ -84,7 +81,7 @@ def test_a_process_without_gradients_joins_in(answers, world):
         opt.step()
     for rank, answer in enumerate(given):
         torch.testing.assert_close(answer["law"], opt.law, rtol=1e-11, atol=0)
-        assert_same(answer["law"], given[0]["law"])
+        same(answer["law"], given[0]["law"])
         for cut, got in zip(parts, answer["params"], strict=True):
             if rank < len(cut):
                 torch.testing.assert_close(got, cut[rank].detach(), rtol=1e-11, atol=1e-12)
@@ -95,7 +92,7 @@ def test_a_process_without_gradients_joins_in(answers, world):
 def test_without_a_gradient_anywhere_it_is_no_step(answers, world):
     for answer in answers(WORLDS[world], "nobody_has_a_gradient"):
         for before, after in answer.values():
-            assert_same(after, before)
+            same(after, before)
 
 
 def test_a_fault_on_one_process_skips_the_step_on_all(answers, world):
@@ -103,7 +100,7 @@ def test_a_fault_on_one_process_skips_the_step_on_all(answers, world):
         assert len(answer) == 2 * 9
         for before, after in answer.values():
             assert after.pop("skipped") == before.pop("skipped") + 1
-            assert_same(after, before)
+            same(after, before)
 
 
 def test_what_a_rule_makes_on_one_process_is_an_error_on_all(answers, world):
@@ -113,21 +110,21 @@ def test_what_a_rule_makes_on_one_process_is_an_error_on_all(answers, world):
                 assert (said, before.pop("skipped"), after.pop("skipped")) == ("accepted", 0, 1)
             else:
                 assert ("Sour made unit 1 of parameter" in said) or (rank and "another process" in said)
-            assert_same(after, before)
+            same(after, before)
 
 
 def test_stochastic_rounding_is_alike_on_copies_and_not_on_shards(answers, world):
     given = answers(WORLDS[world], "rounded")
     shard, replica, plain, *square = zip(*(answer["units"] for answer in given), strict=True)
-    assert_same([answer["law"] for answer in given], [given[0]["law"]] * world)
-    for same in (replica, plain):
-        assert_same(list(same), [same[0]] * world)
+    same([answer["law"] for answer in given], [given[0]["law"]] * world)
+    for copies in (replica, plain):
+        same(copies, copies[:1] * world)
     for other in shard[1:]:
         assert not torch.equal(shard[0][0], other[0])
         means = [units[0].float().mean().item() for units in (shard[0], other)]
         assert means[0] == pytest.approx(means[1], rel=1e-3)
     for units in square:  # Replicate, then Shard: processes 0 and 2 have the same
-        assert_same((units[0], units[1]), (units[2], units[3]))
+        same((units[0], units[1]), (units[2], units[3]))
         assert not torch.equal(units[0][0], units[1][0])
 
 
@@ -173,7 +170,7 @@ def test_units_in_float8_go_over_shards_and_to_other_numbers_of_processes(answer
     for phase, world in enumerate((4, 2, 4)):
         given = answers(phase, "in_float8")
         assert {answer["left"]["across"] for answer in given} == {torch.float32}  # its rows are cut
-        assert_same([answer["left"]["law"] for answer in given], [given[0]["left"]["law"]] * world)
+        same([answer["left"]["law"] for answer in given], [given[0]["left"]["law"]] * world)
         units = given[0]["left"]["units"]
         assert {name: x.dtype for name, x in units.items()} == {
             "m1": torch.float8_e4m3fn,
@@ -187,7 +184,7 @@ def test_units_in_float8_go_over_shards_and_to_other_numbers_of_processes(answer
                 for when, at in (("got", phase), ("left", phase - 1))
             )
             assert got.shape[0] == 37
-            assert_same(got, left)
+            same(got, left)
 
 
 def test_a_full_state_is_taken_over_to_the_bit(answers, world):
@@ -195,7 +192,7 @@ def test_a_full_state_is_taken_over_to_the_bit(answers, world):
     for first, second in answers(WORLDS[world], "whole_state"):
         assert first["seed"] == 5 and first["draws"] >= 8
         assert (second["lr"], second["law_lr"]) == (0.05, 0.02)
-        assert_same(second, first)
+        same(second, first)
 
 
 def test_parameters_added_later_are_looked_for_anew(monkeypatch):

@@ -12,7 +12,8 @@ from torch._dynamo.testing import CompileCounter
 from rllc.law import LawStep
 from rllc.memory import Adam, union
 from rllc.torch import RLLC
-from test_torch import WAYS, assert_same, network, snapshot, train
+from same import same
+from torch_nets import WAYS, network, snapshot, train
 
 SCOPES = ("group", "tensor")
 PLACES = {
@@ -87,8 +88,8 @@ def test_one_scope_is_the_same_law_stacked():
     for net, opt in zip(nets, opts, strict=True):
         train(net, opt, 5)
     assert opts[0].law.shape == (1,) and opts[1].law.shape == (1, 1)
-    assert_same(opts[0].law, opts[1].law[0])
-    assert_same(list(nets[0].parameters()), list(nets[1].parameters()))
+    same(opts[0].law, opts[1].law[0])
+    same(list(nets[0].parameters()), list(nets[1].parameters()))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -102,7 +103,7 @@ def test_a_step_is_skipped_for_all_or_for_none(scope, place):
     before = copy.deepcopy((params, opt.law, opt.param_groups[0]["progress"]))
     opt.step()
     assert opt.skipped == 1
-    assert_same((params, opt.law, opt.param_groups[0]["progress"]), before)
+    same((params, opt.law, opt.param_groups[0]["progress"]), before)
     pull(params, 2), opt.step()
     assert opt.skipped == 1
 
@@ -116,7 +117,7 @@ def test_groups_added_in_mid_training_begin_with_the_first_law(scope, added, pla
     train(net, opt, 4)
     law = opt.law
     opt.add_param_group({"params": last, "lr": 0.01})
-    assert_same(opt.law, torch.cat([law, torch.tensor([first] * added, dtype=torch.float64)]))
+    same(opt.law, torch.cat([law, torch.tensor([first] * added, dtype=torch.float64)]))
     train(net, opt, 4)
     assert opt.param_groups[0]["progress"][:, 0].tolist() == [8] * len(law) + [4] * added
     with pytest.raises(ValueError, match="group asks for scope 'all', but one optimizer has one scope, "):
@@ -139,7 +140,7 @@ def test_a_saved_run_resumes_to_the_bit(scope):
     again.load_state_dict(saved["net"])
     resumed.load_state_dict(saved["opt"])
     train(again, resumed, 5)
-    assert_same(snapshot(again, resumed), snapshot(net, opt))
+    same(snapshot(again, resumed), snapshot(net, opt))
 
 
 def test_a_state_of_another_scope_is_refused_before_anything_changes():
@@ -155,7 +156,7 @@ def test_a_state_of_another_scope_is_refused_before_anything_changes():
     damaged["param_groups"][0] = damaged["param_groups"][0] | {"law": torch.ones(3, 1)}
     with pytest.raises(ValueError, match=r"'law' must be finite numbers of shape \(4, 1\)"):
         opt.load_state_dict(damaged)
-    assert_same(snapshot(net, opt), before)
+    same(snapshot(net, opt), before)
 
 
 @pytest.mark.parametrize("scope", ("all", *SCOPES))

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 from problems import DENSE, EIGHT
 from rllc.law import Cutoff
 from rllc.torch import RLLC, RLLCAdamW, fused_cpu, rounding, selection
-from test_torch import WAYS, X, Y, assert_same, assert_skips_whole, network, rllc, snapshot, train
+from same import same
+from torch_nets import WAYS, X, Y, assert_skips_whole, network, rllc, snapshot, train
 
 MEMORIES = [*EIGHT, DENSE]
 NAMES = [*EIGHT, "dense"]
@@ -62,7 +63,7 @@ def test_the_number_of_threads_changes_no_bit():
             found.append(run("M(0.9) + M(0)", noise, ((1000, 2000),), fused=True))
     finally:
         torch.set_num_threads(threads)
-    assert_same(found[0], found[1])
+    same(found[0], found[1])
 
 
 def test_fused_takes_over_where_tensors_move_and_layouts_differ():
@@ -310,7 +311,7 @@ def test_stochastic_rounding_is_unbiased_and_goes_only_to_neighbours():
         # 5 standard deviations of the mean of 200,000 draws
         assert abs(got.mean() - sign * x[0].double()) < 5 * 2**-8 / 200_000**0.5
     exact = torch.tensor([0.0, -2.0, 1.5, 3e38]).bfloat16().float()
-    assert_same(rounding.stochastic(exact, 7).float(), exact)
+    same(rounding.stochastic(exact, 7).float(), exact)
 
 
 def test_plain_bfloat16_stalls_and_stochastic_rounding_does_not():
@@ -332,8 +333,8 @@ def test_ways_round_with_the_same_bits(way):
     noise = torch.randn(3, 62625, generator=torch.Generator().manual_seed(1))
     plain = run("M(0.9) + CM(0.3+0.4i)", noise, LARGE, memory_dtype=torch.bfloat16, foreach=False)
     other = run("M(0.9) + CM(0.3+0.4i)", noise, LARGE, memory_dtype=torch.bfloat16, **WAYS[way])
-    same = torch.cat([(a == b).reshape(-1) for a, b in zip(plain[2], other[2], strict=True)])
-    assert same.float().mean() > 0.999  # what differs was a rounding of float32 away from the other side
+    alike = torch.cat([(a == b).reshape(-1) for a, b in zip(plain[2], other[2], strict=True)])
+    assert alike.float().mean() > 0.999  # what differs was a rounding of float32 away from the other side
     torch.testing.assert_close(other[2], plain[2], rtol=2**-6, atol=2**-6)
     torch.testing.assert_close(other[1], plain[1], rtol=1e-5, atol=1e-6)
 
@@ -357,7 +358,7 @@ def test_memory_of_another_dtype_resumes_to_the_bit(way, dtypes, tmp_path):
     resumed.load_state_dict(saved["opt"])
     assert resumed.state[again[0].weight]["m1"].dtype == memory_dtype
     train(again, resumed, 5)
-    assert_same(snapshot(again, resumed), snapshot(net, opt))
+    same(snapshot(again, resumed), snapshot(net, opt))
 
 
 def test_a_state_of_version_0_1_loads():
@@ -375,7 +376,7 @@ def test_a_state_of_version_0_1_loads():
     resumed.load_state_dict(old)
     assert resumed.skipped == 2
     train(net, opt, 2), train(again, resumed, 2)
-    assert_same(snapshot(net, opt)[:2], snapshot(again, resumed)[:2])
+    same(snapshot(net, opt)[:2], snapshot(again, resumed)[:2])
 
 
 # --- Sums in the backward pass ----------------------------------------------------------------------
@@ -420,7 +421,7 @@ def test_gradients_that_changed_after_their_sums_are_refused(change):
     change(net)
     with pytest.raises(RuntimeError, match="leave sums_in_backward out"):
         opt.step()
-    assert_same(snapshot(net, opt), before)
+    same(snapshot(net, opt), before)
 
 
 def test_kernels_sum_like_numpy():
