@@ -139,9 +139,10 @@ def test_refusals(answers, world):
         assert "(Partial(sum),)" in said["partial"] and "redistribute it" in said["partial"]
         assert "memory placed as whole for a parameter placed as (DeviceMesh" in said["whole state"]
         assert said["nothing changed"] == "{}"
-        assert "RLLC does not take parameters in shards (DTensor) under torch.compile" in said["compiled"]
-        assert "gradients are averaged over processes" in said["early"]
-        if world == 4:
+        if world == 2:
+            assert "RLLC does not take parameters in shards (DTensor) under torch.compile" in said["compiled"]
+            assert "gradients are averaged over processes" in said["early"]
+        else:
             assert f"of which process {rank} is no part" in said["another mesh"] or rank < 2
             assert "parameters are on meshes that overlap" in said.get("overlapping", "") or rank == 3
 
@@ -187,9 +188,9 @@ def test_units_in_float8_go_over_shards_and_to_other_numbers_of_processes(answer
             same(got, left)
 
 
-def test_a_full_state_is_taken_over_to_the_bit(answers, world):
+def test_a_full_state_is_taken_over_to_the_bit(answers):
     """From the first process, into an optimizer with other rates and another seed: all books, and on."""
-    for first, second in answers(WORLDS[world], "whole_state"):
+    for first, second in answers(WORLDS[2], "whole_state"):
         assert first["seed"] == 5 and first["draws"] >= 8
         assert (second["lr"], second["law_lr"]) == (0.05, 0.02)
         same(second, first)
