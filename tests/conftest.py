@@ -20,6 +20,7 @@ if shutil.which("nvidia-smi") is None:
 
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Modules that take long begin first, so that no process is left with one at the end; of those that start many
@@ -38,3 +39,17 @@ def pytest_collection_modifyitems(items):
 # Machines differ in speed, results must not: no deadline, the same examples every time.
 settings.register_profile("rllc", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rllc")
+
+
+@pytest.fixture
+def float32():
+    """Asked for by tests that are about JAX in float32."""
+
+
+@pytest.fixture
+def float64(request):
+    """Two ways to the same numbers are compared with JAX in float64: they must agree to many digits."""
+    import jax
+
+    with jax.enable_x64("float32" not in request.fixturenames):
+        yield

@@ -1,9 +1,10 @@
-"""What the optimizers are tested on: the paper's eight memories, two known gradients, one batch."""
+"""What the optimizers are tested on: the paper's eight memories, two rules, known gradients, one batch."""
 
 from collections.abc import Callable
 
 import numpy as np
 
+from rllc.memory import MemoryRule
 from rllc.notation import parse
 from rllc.propagator import Propagator
 
@@ -25,12 +26,46 @@ DENSE = parse("M(0.9) + CM(0.3+0.4i)").change_basis([[1.0, 0.3, 0.1], [0.2, 1.0,
 Problem = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
+class SignMomentum(MemoryRule):
+    """The example of the documentation: Lion's and signSGD's direction, with the metric it is steepest in."""
+
+    def init(self, xp, param):
+        return (xp.zeros_like(param),)
+
+    def update(self, xp, g, units, hidden, param):
+        m = 0.9 * hidden[0] + 0.1 * g
+        return (xp.sign(m),), (m,)
+
+    def metric(self, xp, unit, hidden):
+        return xp.abs(hidden[0]) * unit
+
+
+class Clipped(MemoryRule):
+    """A direction that says nothing of its metric."""
+
+    def update(self, xp, g, units, hidden, param):
+        return (xp.where(g > 1, xp.ones_like(g), g),), ()
+
+
 def quadratic(n: int = 24, seed: int = 0) -> Problem:
     """θ_0 and the gradient A θ, A positive definite of condition number about 100."""
     rng = np.random.default_rng(seed)
     Q, _ = np.linalg.qr(rng.normal(size=(n, n)))
     A = Q * np.geomspace(0.01, 1, n) @ Q.T
     return rng.normal(size=n), lambda theta: A @ theta
+
+
+def noisy_quadratic(n: int = 12, steps: int = 200, seed: int = 3) -> tuple[np.ndarray, ...]:
+    """Curvatures (n,), the noise of every step (steps, n) and θ_0."""
+    rng = np.random.default_rng(seed)
+    noise = 0.3 * rng.normal(size=(steps, n))
+    return np.linspace(0.1, 2.0, n), noise, rng.normal(size=n)
+
+
+def noisy(curvatures: np.ndarray, noise: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Its gradient, of one step after the other."""
+    rows = iter(noise)
+    return lambda theta: curvatures * theta + next(rows)
 
 
 def tanh_net(seed: int = 0) -> Problem:
@@ -68,9 +103,16 @@ def random_propagator(seed: int, k: int) -> Propagator:
     return Propagator(0.9 * B / np.max(np.abs(np.linalg.eigvals(B))), rng.normal(size=k))
 
 
+def flat(tree):
+    """The leaves of a tree of JAX in one row."""
+    from jax.flatten_util import ravel_pytree  # the other problems are NumPy's
+
+    return ravel_pytree(tree)[0]
+
+
 def learned_by_heart(build, steps):
     """The losses of a small network of torch on one batch, again and again, and the optimizer of `build`."""
-    import torch  # the other problems are NumPy's
+    import torch
     from torch import nn
 
     torch.manual_seed(0)
@@ -84,8 +126,3 @@ def learned_by_heart(build, steps):
         opt.step()
         losses.append(loss.item())
     return losses, opt
-
-
-def of_the_first(law_update):
-    """A reference's law update for the first unit alone; the laws of the others stay."""
-    return lambda L, x, g, t: np.append(law_update(L[:1], x[:1], g, t), L[1:])

@@ -9,7 +9,7 @@ import optax
 import pytest
 import torch
 
-from problems import DENSE, EIGHT, quadratic, relative_error, run, tanh_net
+from problems import DENSE, EIGHT, flat, quadratic, relative_error, run, tanh_net
 from rllc import reference
 from rllc.law import GUARD_FRACTION, Cutoff, GramianRidge, Ridge
 from rllc.notation import as_propagator
@@ -43,8 +43,8 @@ def torch_run(problem, memory, steps=STEPS, **options):
     ]
     opt = RLLC(params, memory, **{"lr": C1, "law_lr": C2} | options)
     for _ in range(steps):
-        flat = torch.cat([q.detach().reshape(-1) for q in params])
-        grads = torch.tensor(gradient(flat.numpy())).split([1, 12, theta.size - 13])
+        now = torch.cat([q.detach().reshape(-1) for q in params])
+        grads = torch.tensor(gradient(now.numpy())).split([1, 12, theta.size - 13])
         for q, g in zip(params, grads, strict=True):
             q.grad = g.reshape(q.shape)
         opt.step()
@@ -53,10 +53,6 @@ def torch_run(problem, memory, steps=STEPS, **options):
 
 def split(x):
     return {"a": x[0], "b": (x[1:13].reshape(3, 4), x[13:])}
-
-
-def join(tree):
-    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 @cache
@@ -68,7 +64,7 @@ def transformation(memory, **options):
     def step(grads, state, params):
         updates, state = tx.update(split(grads), state, params)
         params = optax.apply_updates(params, updates)
-        return state, params, join(params)
+        return state, params, flat(params)
 
     return tx.init, step
 

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-import rllc
+import oracles
+from problems import Clipped, SignMomentum, noisy, noisy_quadratic
 from rllc import reference
 from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
 from rllc.memory import (
@@ -20,40 +21,12 @@ from rllc.memory import (
 )
 
 N, STEPS = 12, 60
-H = np.linspace(0.1, 2.0, N)
-RNG = np.random.default_rng(3)
-NOISE, START = RNG.normal(size=(STEPS + 1, N)), RNG.normal(size=N)
-
-
-class SignMomentum(MemoryRule):
-    """The example of the documentation: Lion's and signSGD's direction, with the metric it is steepest in."""
-
-    def init(self, xp, param):
-        return (xp.zeros_like(param),)
-
-    def update(self, xp, g, units, hidden, param):
-        m = 0.9 * hidden[0] + 0.1 * g
-        return (xp.sign(m),), (m,)
-
-    def metric(self, xp, unit, hidden):
-        return xp.abs(hidden[0]) * unit
-
-
-class Clipped(MemoryRule):
-    """A direction that says nothing of its metric."""
-
-    def update(self, xp, g, units, hidden, param):
-        return (xp.where(g > 1, xp.ones_like(g), g),), ()
-
-
-def noisy_gradient():
-    t = iter(range(STEPS + 1))
-    return lambda theta: H * theta + 0.3 * NOISE[next(t)]
+H, NOISE, START = noisy_quadratic(N)
 
 
 def run(rule, law, c1, c2, step):
     """RLLC with a rule, in NumPy, by the parts that the frameworks use: (θ, M, L) of each step."""
-    gradient, theta, L = noisy_gradient(), START.copy(), np.asarray(law, float)
+    gradient, theta, L = noisy(H, NOISE), START.copy(), np.asarray(law, float)
     units, hidden, last = (np.zeros(N),) * rule.k, rule.init(np, START), np.float64(0)
     progress = np.zeros(4)
     for _ in range(STEPS):
@@ -68,106 +41,20 @@ def run(rule, law, c1, c2, step):
         yield theta, np.stack(units, 1), L
 
 
-def agree(ours, theirs, tolerance=1e-10):
-    for (theta, M, L), state in zip(ours, theirs, strict=False):
-        for found, expected in ((theta, state.theta), (M, state.M), (L, state.L)):
-            np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
-
-
-def of_reference(update, hidden, law, c1, law_update, pinv):
-    return reference.general(noisy_gradient(), START, update, hidden, law, c1, law_update, pinv)
-
-
-@pytest.mark.parametrize("memory", ["M(0.9)", "M(0.9) + M(0)", "M_2(0.6) + CM(0.3+0.2i)"])
-def test_linear_memory_as_a_rule_is_algorithm_1(memory):
-    p = rllc.parse(memory)
-    pinv = reference.diagonal_ridge(1e-3)
-    ours = run(linear(memory), np.ones(p.k), 0.02, 0.01, LawStep())
-    agree(ours, reference.algorithm_1(noisy_gradient(), START, p, np.ones(p.k), 0.02, 0.01, pinv))
-
-
-def test_one_unit_has_one_relaxed_inverse():
-    p = rllc.parse("M(0.9)")
-    ours = run(linear("M(0.9)"), [1.0], 0.02, 0.01, LawStep())
-    agree(
-        ours,
-        reference.algorithm_1(
-            noisy_gradient(), START, p, [1.0], 0.02, 0.01, reference.gramian_ridge(p, 1e-3)
-        ),
-    )
-
-
-def test_adam_in_its_own_metric():
-    """u = P m̂, x = uᵀg / (1 + eps) uᵀP⁻¹u, L += c2 |L|^1.5 x: written out."""
-
-    def update(M, H, g, theta):
-        m, v, t = H
-        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
-        return ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))[:, None], (m, v, t)
-
-    def pinv(M, H, g):
-        m, _, t = H
-        return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
-
-    ours = run(Adam(), [1.0], 0.02, 0.3, LawStep(q=1.5))
-    agree(
-        ours,
-        of_reference(
-            update, (np.zeros(N), np.zeros(N), 0), [1.0], 0.02, reference.relative(0.3, q=1.5), pinv
-        ),
-    )
-
-
-def test_sign_momentum_of_the_documentation():
-    """Its metric |m| makes x = sign(m)ᵀg / |m|_1."""
-
-    def update(M, m, g, theta):
-        m = 0.9 * m + 0.1 * g
-        return np.sign(m)[:, None], m
-
-    def pinv(M, m, g):
-        return M.T @ g / (1.001 * np.abs(m).sum()) if m.any() else np.zeros(1)
-
-    ours = run(SignMomentum(), [1.0], 0.01, 0.1, LawStep(decay=0.5))
-
-    law_update = reference.relative(0.1, decay=0.5)
-    agree(ours, of_reference(update, np.zeros(N), [1.0], 0.01, law_update, pinv))
-
-
 def test_a_union_shares_the_first_metric_and_measures_guests_by_its_owner():
     rule = union("M(0.9)", SignMomentum())
     assert yardsticks(rule) == (1, None)
-
-    def update(M, m, g, theta):
-        m = 0.9 * m + 0.1 * g
-        return np.stack([0.9 * M[:, 0] + g, np.sign(m)], 1), m
-
-    def pinv(M, m, g):
-        root = np.sqrt(np.abs(m))  # P^(-1/2)
-        if not m.any():
-            return np.zeros(2)
-        x = reference.diagonal_ridge(1e-3)(root[:, None] * M, g / root)
-        length = np.linalg.norm(root[:, None] * M, axis=0)
-        return x * [length[0] / length[1], 1.0]
-
     ours = run(rule, [0.1, 1.0], 0.01, 0.05, LawStep())
-    agree(ours, of_reference(update, np.zeros(N), [0.1, 1.0], 0.01, reference.additive(0.05), pinv))
+    theirs = oracles.momentum_and_signs(N).process(
+        noisy(H, NOISE), START, [0.1, 1.0], 0.01, reference.additive(0.05)
+    )
+    for found, state in zip(ours, theirs, strict=False):
+        for ours, expected in zip(found, state, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_unit_without_a_metric_is_measured_by_the_last_gradient():
-    """x = uᵀg / (1 + eps) |u| |g'|: the same for every scale of the unit."""
     assert yardsticks(Clipped()) == (LAST_GRADIENT,)
-
-    def update(M, last, g, theta):
-        return np.minimum(g, 1)[:, None], g
-
-    def pinv(M, last, g):
-        if not last.any():
-            return np.zeros(1)
-        return M.T @ g / (1.001 * np.linalg.norm(M) * np.linalg.norm(last))
-
-    ours = run(Clipped(), [1.0], 0.05, 0.1, LawStep())
-    agree(ours, of_reference(update, np.zeros(N), [1.0], 0.05, reference.additive(0.1), pinv))
 
 
 def test_the_deviation_from_the_average():
@@ -191,7 +78,7 @@ def fed(rule, gradients):
 
 def test_adaptive_momentum_moves_its_eigenvalue_by_the_hypergradient():
     m, n, b, law = np.zeros(N), np.zeros(N), math.log(0.9 / 0.1), 0.02
-    theta, gradient, betas = START.copy(), noisy_gradient(), []
+    theta, gradient, betas = START.copy(), noisy(H, NOISE), []
     ours = run(AdaptiveMomentum(rate=0.3), [1.0], law, 0.0, LawStep())
     for t, (found, M, _) in enumerate(ours):
         g = gradient(theta)
@@ -243,7 +130,7 @@ def test_unions_are_flat_and_hidden_states_stay_apart():
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
     def scaled(c):
-        rule, gradient, theta, L = Adam(eps=0.0), noisy_gradient(), START.copy(), np.ones(1)
+        rule, gradient, theta, L = Adam(eps=0.0), noisy(H, NOISE), START.copy(), np.ones(1)
         units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(4)
         for _ in range(STEPS):
             g, [u] = c * gradient(theta), units

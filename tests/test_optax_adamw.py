@@ -8,29 +8,20 @@ import numpy as np
 import optax
 import pytest
 
-from problems import of_the_first
+import oracles
+from problems import flat, noisy, noisy_quadratic
 from rllc import reference
 from rllc.optax import LawStep, averaged_params, law_report, rllc_adamw
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 N, STEPS = 12, 200
-H = np.linspace(0.1, 2.0, N)
-RNG = np.random.default_rng(5)
-NOISE, START = 0.3 * RNG.normal(size=(STEPS, N)), RNG.normal(size=N)
+H, NOISE, START = noisy_quadratic(N, STEPS, seed=5)
 C1, C2, EPS, DECAY = 0.02, 0.3, 1e-8, 0.1  # EPS is the default
-
-
-@pytest.fixture(autouse=True)
-def precision():
-    with jax.enable_x64(True):
-        yield
 
 
 def split(x):
     return {"a": x[:5], "b": x[5:].reshape(7, 1)}
-
-
-def join(tree):
-    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 @functools.cache
@@ -41,10 +32,10 @@ def training(tx):
     def run(loss, bad):
         def body(carry, noise):
             (params, state), (t, noise) = carry, noise
-            g = loss * (H * join(params) + noise) + jnp.where(t == bad, jnp.nan, 0.0)
+            g = loss * (H * flat(params) + noise) + jnp.where(t == bad, jnp.nan, 0.0)
             updates, state = tx.update(split(g), state, params)
             params = optax.apply_updates(params, updates)
-            seen = join(params), optax.tree.get(state, "law"), join(averaged_params(state, params))
+            seen = flat(params), optax.tree.get(state, "law"), flat(averaged_params(state, params))
             return (params, state), seen
 
         params = split(jnp.asarray(START))
@@ -91,36 +82,15 @@ def test_one_batch_is_learned_by_heart_and_stays_so():
 @pytest.mark.parametrize(
     ("tx", "c1", "law", "decay", "law_update"),
     [
-        (TX, C1, 1.0, DECAY, of_the_first(reference.relative(C2, q=1.5, clip=1.0))),
+        (TX, C1, 1.0, DECAY, oracles.of_the_first(reference.relative(C2, q=1.5, clip=1.0))),
         (SEEKER, 1e-3, 0.01, 0.0, reference.seeking(0.04, 1.5, 0.5, 1.0, 0.1, 0.95)),
     ],
     ids=["relative", "the default"],
 )
 def test_it_is_the_reference(tx, c1, law, decay, law_update):
     """u = m̂/(√v̂ + eps), x = uᵀg / (1 + 1e-3) uᵀm̂ clipped to 1, L += c2 |L|^1.5 x; θ is a unit of law w."""
-
-    def update(M, hidden, g, theta):
-        m, v, t = hidden
-        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
-        u = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + EPS)
-        return np.stack([u, theta], 1), (m, v, t)
-
-    def pinv(M, hidden, g):
-        m, _, t = hidden
-        u = M[:, 0]
-        return np.array([u @ g / (1.001 * u @ m / (1 - 0.9**t)) if t else 0.0, 0.0])
-
-    noise, average = iter(NOISE), 0.0
-    states = reference.general(
-        lambda theta: H * theta + next(noise),
-        START,
-        update,
-        (np.zeros(N), np.zeros(N), 0),
-        [law, decay],
-        c1,
-        law_update,
-        pinv,
-    )
+    average = 0.0
+    states = oracles.adamw(N).process(noisy(H, NOISE), START, [law, decay], c1, law_update)
     trace, _ = trained(tx)
     for t, (theta, found, mean) in enumerate(zip(*trace, strict=True), 1):
         state = next(states)
@@ -156,11 +126,11 @@ def test_without_a_law_and_an_average_it_is_adamw():
     params = of_theirs = split(jnp.asarray(START))
     states, updates = [ours.init(params), theirs.init(params)], [jax.jit(ours.update), jax.jit(theirs.update)]
     for noise in NOISE[:20]:
-        step, states[0] = updates[0](split(H * join(params) + noise), states[0], params)
+        step, states[0] = updates[0](split(H * flat(params) + noise), states[0], params)
         params = optax.apply_updates(params, step)
-        step, states[1] = updates[1](split(H * join(of_theirs) + noise), states[1], of_theirs)
+        step, states[1] = updates[1](split(H * flat(of_theirs) + noise), states[1], of_theirs)
         of_theirs = optax.apply_updates(of_theirs, step)
-    np.testing.assert_allclose(join(params), join(of_theirs), rtol=1e-12)
+    np.testing.assert_allclose(flat(params), flat(of_theirs), rtol=1e-12)
 
 
 def test_one_compilation_while_every_number_changes():
@@ -186,9 +156,9 @@ def test_one_compilation_while_every_number_changes():
         return state.inner_state[0][0].law
 
     for noise, (theta, law, _) in zip(NOISE[:5], zip(*trained(TX)[0], strict=True), strict=False):
-        updates, state = update(split(H * join(params) + noise), state, params)
+        updates, state = update(split(H * flat(params) + noise), state, params)
         params = optax.apply_updates(params, updates)
-        np.testing.assert_allclose(join(params), theta, rtol=1e-12)
+        np.testing.assert_allclose(flat(params), theta, rtol=1e-12)
         np.testing.assert_allclose(law_in(state), law, rtol=1e-12)
     state.hyperparams["law_learning_rate"] = jnp.zeros(())
     before = law_in(state)

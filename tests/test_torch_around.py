@@ -11,6 +11,7 @@ import torch
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
+import oracles
 from problems import learned_by_heart, quadratic, tanh_net
 from rllc import reference
 from rllc.law import DiagonalRidge, LawStep
@@ -102,7 +103,7 @@ def test_around_sgd_is_linear_memory(memory, momentum):
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_without_a_law_rate_it_is_the_base_to_the_bit(base, dtype):
     alone, opt = run(BASES[base], dtype=dtype)
     ours, around = run(lambda params: Around(BASES[base](params), 0.0, average=9.0), dtype=dtype)
@@ -112,29 +113,10 @@ def test_without_a_law_rate_it_is_the_base_to_the_bit(base, dtype):
 
 
 def test_around_adam_is_rllc_in_adams_metric():
-    """The formulas of tests/test_memory.py, by the reference; in 200 steps this makes 1e-9 of a rounding."""
+    """By the reference; in 200 steps this makes 1e-9 of a rounding."""
     problem, rate, c2 = tanh_net(), 0.02, 0.3
-
-    def update(M, H, g, theta):
-        m, v, t = H
-        m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
-        return ((m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))[:, None], (m, v, t)
-
-    def pinv(M, H, g):
-        m, _, t = H
-        return M.T @ g / (1.001 * M[:, 0] @ m / (1 - 0.9**t)) if t else np.zeros(1)
-
-    theta = problem[0]
-    process = reference.general(
-        problem[1],
-        theta,
-        update,
-        (0 * theta, 0 * theta, 0),
-        [1.0],
-        rate,
-        reference.relative(c2, 1.5, 0.5, clip=1.0),
-        pinv,
-    )
+    law_update = reference.relative(c2, 1.5, 0.5, clip=1.0)
+    process = oracles.adam(problem[0].size).process(*problem[::-1], [1.0], rate, law_update)
     params = parameters(problem)
     opt = Around(optim.Adam(params, rate), c2, law_step=LawStep(q=1.5, decay=0.5, clip=1.0))
     for _ in range(100):

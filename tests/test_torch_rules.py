@@ -11,24 +11,23 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
+import oracles
+from problems import Clipped, SignMomentum, noisy, noisy_quadratic
 from rllc import parse, reference
 from rllc.law import Cutoff, DiagonalRidge, GramianRidge, LawStep, Ridge
 from rllc.memory import Adam, Deviation, MemoryRule, linear, union
 from rllc.propagator import Propagator
 from rllc.torch import RLLC
 from same import same
-from test_memory import Clipped, SignMomentum
 from torch_nets import WAYS, assert_skips_whole, network, snapshot, train
 
 N, STEPS = 12, 200
 CUT = ((), 1), ((2, 3), 6), ((5,), 5)  # shapes and sizes of parameters
-H = np.linspace(0.1, 2.0, N)
-RNG = np.random.default_rng(3)
-NOISE, START = 0.3 * RNG.normal(size=(STEPS, N)), RNG.normal(size=N)
+H, NOISE, START = noisy_quadratic(N, STEPS)
 
 EVERYTHING = union("M(0.9)", Adam(), SignMomentum())
 RULES = {
-    "linear": linear("M(0.9) + M(0)"),
+    "linear": linear("M_2(0.6) + CM(0.3+0.2i)"),
     "adam": Adam(),
     "deviation": union("M(0.9)", Deviation()),
     "sign": SignMomentum(),
@@ -38,11 +37,6 @@ RULES = {
 PLACES = {"on the host": {}, "on the device": {"capturable": True}}
 
 
-def noisy_gradient():
-    noise = iter(NOISE)
-    return lambda theta: H * theta + next(noise)
-
-
 def in_torch(memory, law, c1, c2, steps=STEPS, cut=CUT, **options):
     """θ and L of each step, and the optimizer, of parameters of several shapes."""
     shapes, sizes = zip(*cut, strict=True)
@@ -50,7 +44,7 @@ def in_torch(memory, law, c1, c2, steps=STEPS, cut=CUT, **options):
         nn.Parameter(torch.tensor(x).reshape(s)) for x, s in zip(parts(START, sizes), shapes, strict=True)
     ]
     opt = RLLC(params, memory, c1, c2, law, **options)
-    gradient, found = noisy_gradient(), []
+    gradient, found = noisy(H, NOISE), []
     for _ in range(steps):
         theta = torch.cat([p.detach().reshape(-1) for p in params]).numpy()
         for p, g in zip(params, parts(gradient(theta), sizes), strict=True):
@@ -64,47 +58,19 @@ def parts(x, sizes):
     return np.split(x, np.cumsum(sizes)[:-1])
 
 
-def assert_is_reference(found, update, hidden, law, c1, law_update, pinv):
-    states = reference.general(noisy_gradient(), START, update, hidden, law, c1, law_update, pinv)
+def assert_is_reference(found, oracle, law, c1, law_update):
+    states = oracle.process(noisy(H, NOISE), START, law, c1, law_update)
     for (theta, L), state in zip(found, states, strict=False):
         np.testing.assert_allclose(theta, state.theta, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(L, state.L, rtol=1e-9, atol=1e-9)
 
 
-# --- The reference's side of each rule, written out -----------------------------------------------
-
-
-def adam(state, g):
-    """Adam's direction, its m, v, t, and the diagonal of P⁻¹."""
-    m, v, t = state
-    m, v, t = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2, t + 1
-    size = np.sqrt(v / (1 - 0.999**t)) + 1e-8
-    return m / (1 - 0.9**t) / size, (m, v, t), size
-
-
-ADAM_START = np.zeros(N), np.zeros(N), 0
-
-
-def in_metric(M, size, g, owner):
-    """x in the metric of these sizes, as pure numbers measured by the unit whose metric it is."""
-    root = np.sqrt(size)
-    x = reference.diagonal_ridge(1e-3)(root[:, None] * M, g / root)
-    length = np.linalg.norm(root[:, None] * M, axis=0)
-    return x * length / length[owner] if length[owner] else 0 * x
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_linear_memory_as_a_rule(place):
-    p = parse("M(0.9) + M(0)")
-    found, _ = in_torch(RULES["linear"], [1.0, 1.0], 0.02, 0.01, **PLACES[place])
-
-    def update(M, H, g, theta):
-        return M @ p.B + np.outer(g, p.a), H
-
-    pinv = reference.diagonal_ridge(1e-3)
-    assert_is_reference(
-        found, update, None, [1.0, 1.0], 0.02, reference.additive(0.01), lambda M, H, g: pinv(M, g)
-    )
+    p = parse("M_2(0.6) + CM(0.3+0.2i)")
+    found, _ = in_torch(RULES["linear"], None, 0.02, 0.01, **PLACES[place])
+    oracle = oracles.linear(p, reference.diagonal_ridge(1e-3))
+    assert_is_reference(found, oracle, np.ones(4), 0.02, reference.additive(0.01))
     linearly, _ = in_torch(p, None, 0.02, 0.01, inverse=DiagonalRidge(), guard=False, **PLACES[place])
     for ours, theirs in zip(found, linearly, strict=True):
         np.testing.assert_allclose(np.concatenate(ours), np.concatenate(theirs), rtol=1e-12, atol=1e-12)
@@ -113,18 +79,7 @@ def test_linear_memory_as_a_rule(place):
 @pytest.mark.parametrize("place", PLACES)
 def test_adam_with_a_relative_law(place):
     found, _ = in_torch(Adam(), [1.0], 0.02, 0.3, law_step=LawStep(q=1.5), **PLACES[place])
-
-    def update(M, state, g, theta):
-        u, state, size = adam(state[0], g)
-        return u[:, None], (state, size)
-
-    def pinv(M, state, g):
-        length = M[:, 0] @ (state[1] * M[:, 0])
-        return M.T @ g / (1.001 * length) if length else np.zeros(1)
-
-    assert_is_reference(
-        found, update, (ADAM_START, np.zeros(N)), [1.0], 0.02, reference.relative(0.3, q=1.5), pinv
-    )
+    assert_is_reference(found, oracles.adam(N), [1.0], 0.02, reference.relative(0.3, q=1.5))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -141,22 +96,14 @@ def test_the_deviation_from_the_average_beside_momentum(place):
         x = reference.diagonal_ridge(1e-3)(M, g)
         return x * [1.0, np.linalg.norm(M[:, 1]) / last] if last else np.zeros(2)
 
-    hidden = np.zeros(N), np.zeros(N), 0
-    assert_is_reference(found, update, hidden, [1.0, 0.0], 0.02, reference.additive(0.01), pinv)
+    oracle = oracles.Oracle(update, (np.zeros(N), np.zeros(N), 0), pinv)
+    assert_is_reference(found, oracle, [1.0, 0.0], 0.02, reference.additive(0.01))
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_sign_momentum_with_a_law_rate_that_falls(place):
     found, _ = in_torch(SignMomentum(), [1.0], 0.01, 0.1, law_step=LawStep(decay=0.5), **PLACES[place])
-
-    def update(M, m, g, theta):
-        m = 0.9 * m + 0.1 * g
-        return np.sign(m)[:, None], m
-
-    def pinv(M, m, g):
-        return M.T @ g / (1.001 * np.abs(m).sum()) if m.any() else np.zeros(1)
-
-    assert_is_reference(found, update, np.zeros(N), [1.0], 0.01, reference.relative(0.1, decay=0.5), pinv)
+    assert_is_reference(found, oracles.signs(N), [1.0], 0.01, reference.relative(0.1, decay=0.5))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -166,32 +113,23 @@ def test_a_union_of_three_with_a_clipped_step(place):
 
     def update(M, state, g, theta):
         of_adam, _, m = state
-        u, of_adam, size = adam(of_adam, g)
+        u, of_adam, size = oracles.adams(of_adam, g)
         m = 0.9 * m + 0.1 * g
         return np.stack([0.9 * M[:, 0] + g, u, np.sign(m)], 1), (of_adam, size, m)
 
+    hidden = oracles.adams_start(N), np.zeros(N), np.zeros(N)
+    oracle = oracles.Oracle(update, hidden, lambda M, h, g: oracles.in_metric(M, h[1], g, 1))
     law_update = reference.relative(0.2, q=1.0, decay=0.5, clip=0.3)
-    hidden = ADAM_START, np.ones(N), np.zeros(N)
-    assert_is_reference(
-        found, update, hidden, [0.1, 1.0, 1.0], 0.01, law_update, lambda M, h, g: in_metric(M, h[1], g, 1)
-    )
+    assert_is_reference(found, oracle, [0.1, 1.0, 1.0], 0.01, law_update)
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_rule_without_a_metric_is_measured_by_the_last_gradient(place):
     found, opt = in_torch(Clipped(), [1.0], 0.05, 0.1, **PLACES[place])
-    last = []
-
-    def update(M, _, g, theta):
-        last.append(np.linalg.norm(g))
-        return np.minimum(g, 1)[:, None], g
-
-    def pinv(M, g_last, g):
-        size = np.linalg.norm(M) * np.linalg.norm(g_last)
-        return M.T @ g / (1.001 * size) if size else np.zeros(1)
-
-    assert_is_reference(found, update, np.zeros(N), [1.0], 0.05, reference.additive(0.1), pinv)
-    assert opt.param_groups[0]["last"].item() == pytest.approx(last[STEPS - 1], rel=1e-12)
+    oracle = oracles.without_metric(N, lambda g: np.minimum(g, 1))
+    assert_is_reference(found, oracle, [1.0], 0.05, reference.additive(0.1))
+    last = H * found[-2][0] + NOISE[-1]
+    assert opt.param_groups[0]["last"].item() == pytest.approx(np.linalg.norm(last), rel=1e-12)
 
 
 # --- Steps of the law, of linear memory too -------------------------------------------------------
@@ -204,34 +142,30 @@ STEPS_OF_LAWS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS_OF_LAWS)
-@pytest.mark.parametrize("way", [*WAYS.values(), {"capturable": True}], ids=str)
+# All at once with each implementation, one alone on the host and on the device.
+EACH_STEP = [
+    *((way, "all") for way in (*WAYS.values(), {"capturable": True})),
+    *itertools.product(PLACES.values(), [name for name in STEPS_OF_LAWS if name != "all"]),
+]
+
+
+@pytest.mark.parametrize(("way", "name"), EACH_STEP, ids=str)
 def test_steps_of_the_law(way, name):
     p = parse("M(0.9) + M(0)")
     options = STEPS_OF_LAWS[name]
     found, opt = in_torch(p, None, 0.02, 0.05, law_step=LawStep(**options), guard=False, **way)
-
-    def update(M, H, g, theta):
-        return M @ p.B + np.outer(g, p.a), H
-
-    pinv = reference.gramian_ridge(p, 1e-3)
-    law_update = reference.relative(0.05, **options)
-    assert_is_reference(found, update, None, np.ones(2), 0.02, law_update, lambda M, H, g: pinv(M, g))
+    oracle = oracles.linear(p, reference.gramian_ridge(p, 1e-3))
+    assert_is_reference(found, oracle, np.ones(2), 0.02, reference.relative(0.05, **options))
     assert opt.param_groups[0]["progress"][0] == STEPS
 
 
-@pytest.mark.parametrize("way", [*WAYS.values(), {"capturable": True}], ids=str)
+@pytest.mark.parametrize("way", [WAYS["foreach"], WAYS["fused"], {"capturable": True}], ids=str)
 def test_a_law_that_grows_before_it_learns(way):
     p, start = parse("M(0.9)"), [1e-3]
     options = {"q": 1.5, "decay": 0.5, "clip": 0.5, "growth": 0.1, "smoothing": 0.8}
     found, opt = in_torch(p, start, 0.02, 0.05, law_step=LawStep(**options), guard=False, **way)
-
-    def update(M, H, g, theta):
-        return M @ p.B + np.outer(g, p.a), H
-
-    pinv = reference.gramian_ridge(p, 1e-3)
-    law_update = reference.seeking(0.05, **options)
-    assert_is_reference(found, update, None, start, 0.02, law_update, lambda M, H, g: pinv(M, g))
+    oracle = oracles.linear(p, reference.gramian_ridge(p, 1e-3))
+    assert_is_reference(found, oracle, start, 0.02, reference.seeking(0.05, **options))
     count, _, size, _ = opt.param_groups[0]["progress"].tolist()
     assert count == STEPS and 0.01 < size < max(law[0] for _, law in found) * (1 + 1e-12)
 
@@ -626,7 +560,7 @@ def test_eps_is_of_the_diagonal_ridge():
 @pytest.mark.parametrize("options", [{}, {"scope": "tensor"}], ids=str)
 def test_a_step_with_a_rule_is_one_graph(options):
     torch._dynamo.reset()
-    nets, rates = [network(), network()], [torch.tensor(0.01), torch.tensor(0.02)]
+    nets, rates = [network()[:1], network()[:1]], [torch.tensor(0.01), torch.tensor(0.02)]
     step_of_law = LawStep(q=1.0, decay=0.5, clip=0.3)
     opts = [RLLC(net.parameters(), EVERYTHING, *rates, law_step=step_of_law, **options) for net in nets]
     for net, opt in zip(nets, opts, strict=True):
