@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 N, STEPS = 12, 200
 H, NOISE, START = noisy_quadratic(N, STEPS, seed=5)
-C1, C2, EPS, DECAY = 0.02, 0.3, 1e-8, 0.1  # EPS is the default
+C1, C2, DECAY = 0.02, 0.3, 0.1
 
 
 def split(x):

@@ -125,9 +125,9 @@ class TestRLLC(TestCase):
 
     @optims([INFO])
     def test_every_implementation_goes_the_right_direction(self, device, dtype, optim_info):
-        """With contiguous parameters and strided ones, under no scheduler and under several."""
-        kinds = itertools.product(every_input(device), (False, True), ((), *optim_info.scheduler_inputs))
-        for given, strided, schedulers in kinds:
+        """With strided parameters and contiguous ones, those under no scheduler and under several."""
+        kinds = (True, ()), *((False, schedulers) for schedulers in ((), *optim_info.scheduler_inputs))
+        for given, (strided, schedulers) in itertools.product(every_input(device), kinds):
             W, b, x = weights(device, dtype, strided)
             opt = RLLC([W, b], **fresh(given.kwargs))
             made = [make(opt) for make in schedulers]

@@ -27,6 +27,13 @@ EVERY = [(m, p) for m in MEMORIES for p in PLACES if m == "linear" or p not in (
 SHAPES = ((4, 3), (5,), (), (2, 2, 2), (0, 3))
 STEP = LawStep(q=0.5, decay=0.25, clip=0.5)
 SEEKING = LawStep(q=1.5, clip=0.5, growth=0.05, smoothing=0.8)
+LAW_STEPS = {"falling": STEP, "seeking": SEEKING}
+# Everywhere both scopes and both steps, which take turns.
+TURNS = [
+    (scope, ("falling", "seeking")[(i + j) % 2], place, memory)
+    for i, (memory, place) in enumerate(EVERY)
+    for j, scope in enumerate(SCOPES)
+]
 
 
 def parameters():
@@ -59,11 +66,10 @@ def alone(scope, params, **options):
     return [RLLC([group | {"params": [p]}], **options) for group in whole for p in group["params"]]
 
 
-@pytest.mark.parametrize(("memory", "place"), EVERY)
-@pytest.mark.parametrize("step", [STEP, SEEKING], ids=["falling", "seeking"])
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("scope", "step", "place", "memory"), TURNS)
 def test_a_law_of_its_own_is_an_optimizer_of_its_own(scope, step, place, memory):
-    options = {"memory": MEMORIES[memory], "lr": 0.05, "law_lr": 0.2, "law_step": step} | PLACES[place]
+    options = {"memory": MEMORIES[memory], "lr": 0.05, "law_lr": 0.2, "law_step": LAW_STEPS[step]}
+    options |= PLACES[place]
     params, others = parameters(), parameters()
     opt, apart = RLLC(groups(params), scope=scope, **options), alone(scope, others, **options)
     for t in range(40):

@@ -321,11 +321,11 @@ def test_plain_bfloat16_stalls_and_stochastic_rounding_does_not():
         p = nn.Parameter(torch.zeros(256, dtype=torch.bfloat16))
         opt = RLLC([p], "M(0.999)", 0.0, 0.0, memory_dtype=memory_dtype)
         p.grad = torch.ones_like(p)
-        for _ in range(4000):
+        for _ in range(2000):
             opt.step()
         found[memory_dtype] = opt.state[p]["m1"].float().mean().item()
     assert found[None] <= 256
-    assert found[torch.bfloat16] == pytest.approx(1000 * (1 - 0.999**4000), rel=0.01)
+    assert found[torch.bfloat16] == pytest.approx(1000 * (1 - 0.999**2000), rel=0.01)
 
 
 @pytest.mark.parametrize("way", WAYS)
