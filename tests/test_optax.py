@@ -17,20 +17,10 @@ from rllc.memory import Adam, union
 from rllc.optax import averaged_params, rllc, rllc_adamw, scale_by_rllc
 from rllc.torch import RLLC
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 # NumPy, so that JAX takes them in the precision that is enabled.
 PARAMS = {"w": np.arange(6.0).reshape(2, 3) / 5 - 0.4, "b": (np.ones(4), np.array(0.3))}
-
-
-@pytest.fixture
-def float32():
-    """Asked for by tests that are about float32."""
-
-
-@pytest.fixture(autouse=True)
-def precision(request):
-    """Most tests compare two ways to the same numbers: in float64 they must agree to many digits."""
-    with jax.enable_x64("float32" not in request.fixturenames):
-        yield
 
 
 def loss(params, shift=0.0):
