@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/defaults.py [--out results/defaults] [--workers N]
 
 Every variant gets the same grid of rates; its score on a task is the best validation accuracy that any of
-them reaches. Writes defaults.md beside the records, and runs only what has no record.
+them reaches. Writes defaults.md beside the folder of records, and runs only what has no record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -19,8 +20,10 @@ from rich.progress import Progress
 from rllc import FixedLaw, parse
 from rllc.lab import sweep, texts
 from rllc.lab.cells import Cell, points_for
-from rllc.lab.files import replacing
-from rllc.lab.records import read
+from rllc.lab.checks import make_writable
+from rllc.lab.errors import Broken, Refused
+from rllc.lab.files import Folder
+from rllc.lab.records import Record
 from rllc.lab.selection import best_point, choose, finished
 from rllc.lab.settings import Rllc
 from rllc.lab.tasks import TASKS
@@ -60,18 +63,23 @@ def cells(task: str, memory: str, variant: str) -> list[Cell]:
     ]
 
 
-def table(folder: Path) -> str:
+def every_cell() -> list[Cell]:
+    """Each run once: variants meet where one law, or one eps, is another's."""
+    asked = itertools.product(STEPS, MEMORIES, variants(MEMORIES[0]))
+    return list(dict.fromkeys(cell for what in asked for cell in cells(*what)))
+
+
+def table(found: Mapping[Cell, Record]) -> str:
     """Markdown: a row for each variant."""
-    names = list(variants(MEMORIES[0]))
     head = ["variant", *STEPS, "worst memory", "mean of last", "diverged"]
-    return texts.table(head, [_row(folder, name) for name in names])
+    return texts.table(head, [_row(found, name) for name in variants(MEMORIES[0])])
 
 
-def _row(folder: Path, variant: str) -> Sequence[str]:
+def _row(found: Mapping[Cell, Record], variant: str) -> Sequence[str]:
     best: dict[str, list[float]] = {task: [] for task in STEPS}
     last, diverged = [], 0
     for task, memory in itertools.product(STEPS, MEMORIES):
-        records = [read(folder, cell) for cell in cells(task, memory, variant)]
+        records = [found[cell] for cell in cells(task, memory, variant)]
         chosen = choose(records)
         best[task].append(100 * best_point(chosen).valid_accuracy if chosen else 0.0)
         last += [100 * record.result.points[-1].valid_accuracy for record in finished(records)]
@@ -79,6 +87,34 @@ def _row(folder: Path, variant: str) -> Sequence[str]:
     means = [f"{statistics.mean(scores):.2f}" for scores in best.values()]
     worst = min(score for scores in best.values() for score in scores)
     return [variant, *means, f"{worst:.2f}", f"{statistics.mean(last):.2f}", str(diverged)]
+
+
+def note() -> str:
+    """What the table's numbers are."""
+    rates = f"{len(RATES)} pairs of rates, {len(MEMORIES)} memories ({', '.join(MEMORIES)})"
+    steps = ", ".join(f"{task} {steps} steps" for task, steps in STEPS.items())
+    return (
+        f"Best validation accuracy in % over {rates}, mean over the memories; seed 0; {steps}."
+        " 'mean of last' is over all runs that did not diverge."
+    )
+
+
+def made(out: Folder, wanted: Sequence[Cell], workers: int) -> dict[Cell, Record]:
+    """The record of every cell; those that are missing are made.
+
+    Raises:
+        Refused: the folder cannot be written.
+        Broken: a worker was killed, memory ran out, or the disk is full; finished runs are kept.
+    """
+    make_writable(out / "records")
+    there = sweep.kept(out / "records", wanted, print)
+    todo = [cell for cell in wanted if cell not in there]
+    with sweep.pool(workers) as pool, Progress() as bar:
+        shown = bar.add_task("defaults", total=sum(cell.steps for cell in todo))
+        lost = sweep.sweep(pool, out, todo, lambda steps: bar.update(shown, completed=steps), print)
+    if lost:
+        raise Broken(f"{len(lost)} runs ran out of memory and are missing; try fewer --workers")
+    return there | sweep.kept(out / "records", todo, print)
 
 
 def main() -> None:
@@ -89,22 +125,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/defaults"), help="folder of the records")
     parser.add_argument("--workers", type=int, default=sweep.cores(), help="runs at a time")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    names = list(variants(MEMORIES[0]))
-    everything = [cell for v in itertools.product(STEPS, MEMORIES, names) for cell in cells(*v)]
-    todo = sweep.missing(options.out, everything, print)
-    with sweep.pool(options.workers) as workers, Progress() as bar:
-        shown = bar.add_task("defaults", total=sum(cell.steps for cell in todo))
-        sweep.sweep(workers, options.out, todo, lambda steps: bar.update(shown, completed=steps))
-    rates = f"{len(RATES)} pairs of rates, {len(MEMORIES)} memories ({', '.join(MEMORIES)})"
-    steps = ", ".join(f"{task} {steps} steps" for task, steps in STEPS.items())
-    note = (
-        f"Best validation accuracy in % over {rates}, mean over the memories; seed 0; {steps}."
-        " 'mean of last' is over all runs that did not diverge."
-    )
-    text = f"{table(options.out)}\n{note}\n"
-    with replacing(options.out / "defaults.md") as file:
-        file.write(text.encode())
+    out = Folder(str(options.out)).absolute()
+    try:
+        found = made(out, every_cell(), options.workers)
+    except (Broken, Refused) as reason:
+        sys.exit(f"defaults: {reason}")
+    text = f"{table(found)}\n{note()}\n"
+    out.write("defaults.md", text.encode())
     print(text, end="")
 
 

@@ -15,7 +15,7 @@ from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, OutOfTime
 from rllc.lab.files import Folder
 from rllc.lab.settings import SGD
-from rllc.lab.sweep import missing, pool, sweep
+from rllc.lab.sweep import kept, pool, sweep
 from rllc.lab.training import train
 
 
@@ -106,12 +106,13 @@ def test_memory_is_short_in_every_librarys_words(tmp_path, monkeypatch):
                 sweep_module.finish(*ask)
 
 
-def test_missing_are_those_without_a_readable_record(tmp_path):
+def test_a_damaged_record_is_told_once_and_not_kept(tmp_path):
     folder = Folder(str(tmp_path))
-    kept, damaged, absent = (cell(TWO_UNITS, seed) for seed in range(3))
-    result = train(kept)
-    records.save(folder, kept, result)
+    there, damaged, absent = (cell(TWO_UNITS, seed) for seed in range(3))
+    result = train(there)
+    records.save(folder, there, result)
     folder.write(f"{digest(damaged)}.parquet", b"PAR1")
     said = []
-    assert missing(folder, [kept, damaged, absent, absent], said.append) == [damaged, absent]
+    found = kept(folder, [there, damaged, damaged, absent], said.append)
+    assert {made: record.result for made, record in found.items()} == {there: result}
     assert len(said) == 1 and records.name_in(folder, damaged) in said[0]

@@ -32,7 +32,7 @@ from rllc.lab.files import Folder
 from rllc.lab.records import Record
 from rllc.lab.settings import name_of, rates_of
 
-__all__ = ["Outcome", "Pool", "cores", "finish", "kept", "missing", "out_of_memory", "pool", "sweep"]
+__all__ = ["Outcome", "Pool", "cores", "finish", "kept", "out_of_memory", "pool", "sweep"]
 
 POLL_SECONDS = 0.2
 NO_ROOM = ("allocate memory", "not enough memory", "out of memory", "alloc_failed")
@@ -61,12 +61,6 @@ class Pool(Protocol):
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def missing(records_folder: Folder, cells: Sequence[Cell], warn: Callable[[str], None]) -> list[Cell]:
-    """The cells, each once, that have no readable record in the folder; damaged ones are told to `warn`."""
-    there = kept(records_folder, cells, warn)
-    return [cell for cell in dict.fromkeys(cells) if cell not in there]
 
 
 def kept(records_folder: Folder, cells: Sequence[Cell], warn: Callable[[str], None]) -> dict[Cell, Record]:
