@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import platform
 import time
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -34,7 +32,7 @@ from rllc.lab.evidence import cost, timings
 from rllc.lab.evidence.timings import ALONE, STEP, Cost
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import PAPER, Rates, trials
-from rllc.lab.records import now, this_commit, this_hardware
+from rllc.lab.records import provenance
 from rllc.lab.rounds import Contender, Effort, race, spread
 from rllc.lab.tasks import TASKS, Examples, Task
 from rllc.optax import rllc
@@ -67,14 +65,14 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
         (ALONE, "jax"): {name: updating(name, shapes) for name in track(in_jax, f"{task.name}: compiling")},
     }
     fixed = sum(map(math.prod, shapes)), task.batch
-    made = now(), versions(), this_commit(), this_hardware()
+    made = provenance(PACKAGES)
     costs = []
     for (what, framework), contenders in races.items():
         times = race(contenders, efforts[what], f"{task.name}: {what}, {framework}")
         for name, (_, *counted) in contenders.items():
             paired = spread(times[name]), spread(times[name] / times["Adam"])
             costs.append(
-                Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, *made)
+                Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, **made)
             )
     return costs
 
@@ -175,11 +173,6 @@ def transformation(name: str) -> optax.GradientTransformation:
 
 
 # --- the command ----------------------------------------------------------------------------------
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what is measured."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """A record comes back as it was written, or is refused by name."""
 
 import dataclasses
+import datetime
+import itertools
 import json
 import os
 import time
@@ -74,6 +76,21 @@ def test_a_record_says_where_it_comes_from(tmp_path, finished):
     assert row["commit"] is None or len(row["commit"].rstrip("+")) == 40
     assert row["hardware"] and row["made"]
     assert row["law"] == [list(point.law) for point in result.points]
+
+
+def test_each_record_says_when_it_was_made(monkeypatch):
+    minutes = itertools.count()
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, 0, next(minutes), tzinfo=tz)
+
+    monkeypatch.setattr(records.datetime, "datetime", Clock)
+    first, second = records.provenance(), records.provenance()
+    assert [first["made"], second["made"]] == [f"2026-01-01T00:0{i}:00+00:00" for i in range(2)]
+    first["versions"].clear()
+    assert records.provenance()["versions"] == second["versions"] != {}
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])

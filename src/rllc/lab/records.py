@@ -40,14 +40,11 @@ __all__ = [
     "Record",
     "find",
     "name_in",
-    "now",
     "pack",
     "provenance",
     "read",
     "read_all",
     "save",
-    "this_commit",
-    "this_hardware",
     "unpack",
     "write",
 ]
@@ -122,7 +119,7 @@ def save(folder: Folder, cell: Cell, result: Result) -> None:
     Raises:
         OSError: the folder cannot be written or is full; no record is left then.
     """
-    write(folder, Record(cell, result, _versions(PACKAGES), this_commit(), this_hardware(), now()))
+    write(folder, Record(cell, result, **provenance()))
 
 
 def write(folder: Folder, record: Record) -> None:
@@ -245,26 +242,20 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _result(row: dict[str, Any]) -> Result:
     columns = [row[name] for name in Point._fields]
     points = (Point._make((*values[:-1], tuple(values[-1]))) for values in zip(*columns, strict=True))
     return Result(tuple(points), row["diverged_at"], row["ms_per_step"], row["seconds"])
 
 
-@functools.cache
 def provenance(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
-    """When, with which versions, at which commit and where, for records of other kinds."""
-    return {
-        "made": now(),
-        "versions": _versions(packages),
-        "commit": this_commit(),
-        "hardware": this_hardware(),
-    }
+    """When, with which versions, at which commit and where, as it is now."""
+    return {"made": _now(), "versions": _versions(packages), "commit": _commit(), "hardware": _hardware()}
+
+
+def _now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
@@ -273,7 +264,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 @functools.cache
-def this_commit() -> str | None:
+def _commit() -> str | None:
     """The git commit of this source tree, with "+" where files differ from it; None outside a checkout."""
     try:
         here = Path(__file__).parent
@@ -290,7 +281,7 @@ def _git(folder: Path, *command: str) -> str:
 
 
 @functools.cache
-def this_hardware() -> str:
+def _hardware() -> str:
     """The processor, its cores, and the GPU if there is one."""
     parts = [_processor(), f"{os.cpu_count()} cores"]
     if torch.cuda.is_available():
