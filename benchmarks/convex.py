@@ -30,8 +30,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from rllc.lab import texts
-from rllc.lab.evidence.drawing import plain, title
-from rllc.lab.files import replacing
+from rllc.lab.evidence.drawing import plain, title, write_picture
+from rllc.lab.files import replacing, write_text
 from rllc.torch import RLLC
 
 TARGET = 1e-6  # of the loss's excess over its minimum at the start
@@ -400,10 +400,8 @@ def main() -> None:
     options = parser.parse_args()
     trials = read(options.out / "convex.parquet") if options.redraw else everything()
     save(trials, options.out / "convex.parquet")
-    with replacing(options.out / "convex.md") as file:
-        file.write(report(trials).encode())
-    with replacing(options.out / "convex.png") as file:
-        picture(trials).savefig(file, format="png", dpi=160)
+    write_text(options.out / "convex.md", report(trials))
+    write_picture(options.out / "convex.png", picture(trials))
     print(report(trials))
 
 

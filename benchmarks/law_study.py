@@ -45,9 +45,8 @@ from rich.progress import Progress
 from rllc.lab import records, sweep, texts
 from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Broken, Refused
-from rllc.lab.evidence.drawing import FAINT, INK, MEMORIES, dress, title
-from rllc.lab.evidence.results import write_picture
-from rllc.lab.files import Folder, replacing
+from rllc.lab.evidence.drawing import FAINT, INK, MEMORIES, dress, title, write_picture
+from rllc.lab.files import Folder, replacing, write_text
 
 OUT = Path(__file__).parents[1] / "results" / "law-study.parquet"
 
@@ -185,8 +184,7 @@ def run(out: Path, runs: Folder, wanted: Sequence[Cell], workers: int) -> None:
 def draw(out: Path) -> None:
     """law-study.md and laws.png beside the records."""
     study = load(out)
-    with replacing(out.with_suffix(".md")) as file:
-        file.write(markdown(study).encode())
+    write_text(out.with_suffix(".md"), markdown(study))
     write_picture(out.with_name("laws.png"), figure(study))
     print(f"{out.with_suffix('.md')}, {out.with_name('laws.png')}: {len(study)} runs")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from rllc import reference
 from rllc.lab import texts
-from rllc.lab.files import replacing
+from rllc.lab.files import write_text
 from rllc.law import GUARD_FRACTION, GramianRidge
 from rllc.torch import RLLC
 
@@ -158,8 +158,7 @@ def main() -> None:
     points = run(arguments.steps)
     print(*verdict(points), sep="\n")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with replacing(arguments.out / "long-run.md") as file:
-        file.write(written(points, time.perf_counter() - began).encode())
+    write_text(arguments.out / "long-run.md", written(points, time.perf_counter() - began))
 
 
 if __name__ == "__main__":

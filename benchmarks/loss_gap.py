@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllc.lab import networks, sweep, texts
-from rllc.lab.files import replacing
+from rllc.lab.files import replacing, write_text
 from rllc.lab.settings import NOTHING
 from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.torch import RLLCAdamW
@@ -213,8 +213,7 @@ def main() -> None:
         for done in track(as_completed([pool.submit(run, job) for job in missing]), "runs", len(missing)):
             marks = sorted([*marks, *done.result()])
             save(marks, records)
-    with replacing(asked.out / "loss-gap.md") as file:
-        file.write(markdown(marks).encode())
+    write_text(asked.out / "loss-gap.md", markdown(marks))
     print(markdown(marks))
 
 

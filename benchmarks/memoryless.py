@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from rllc.lab import runs
-from rllc.lab.evidence.results import write_picture
-from rllc.lab.files import replacing
+from rllc.lab.evidence.drawing import write_picture
+from rllc.lab.files import write_text
 from rllc.lab.memoryless import (
     claim,
     claim_report,
@@ -69,8 +69,7 @@ def text_of(name: str, folder: Path = OUT) -> str:
 
 def redraw(name: str, folder: Path = OUT) -> None:
     """NAME.md and NAME.png."""
-    with replacing(folder / f"{name}.md") as file:
-        file.write(text_of(name, folder).encode())
+    write_text(folder / f"{name}.md", text_of(name, folder))
     if name == "law":
         write_picture(folder / "law.png", law.figure(_law_paths()))
     elif name in REPORTS and (picture := REPORTS[name].picture):

@@ -25,8 +25,8 @@ from rllc.lab.evidence import (
     tables,
 )
 from rllc.lab.evidence.adaptive import results_in
-from rllc.lab.evidence.results import write_picture
-from rllc.lab.files import replacing
+from rllc.lab.evidence.drawing import write_picture
+from rllc.lab.files import write_text
 from rllc.lab.memoryless import effects
 from rllc.lab.records import Record
 
@@ -117,8 +117,7 @@ def main() -> None:
     write_picture(ROOT / "results" / "adaptive.png", adaptive_figure.figure(results_in(_adaptive())))
     for path in TEXTS:
         text = filled(path.read_text(), records)
-        with replacing(path) as file:
-            file.write(text.encode())
+        write_text(path, text)
         print(f"{path.relative_to(ROOT)}: {len(BLOCK.findall(text))} blocks")
 
 

@@ -1,17 +1,19 @@
 """`rllc compare` from end to end in miniature, and the arithmetic of its table."""
 
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from made import DIGITS, TWO_UNITS, record
 from PIL import Image
 
-from rllc.lab import cli, records
+from rllc.lab import cli, files, records
 from rllc.lab.compare import COLUMNS, notes, plan, table
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import DEFAULTS
@@ -105,6 +107,22 @@ def test_fresh_makes_every_record_again(tmp_path):
     assert stamps(tmp_path).keys() == before.keys()
     assert not stamps(tmp_path).items() & before.items()
     assert [row[:7] for row in rows_of(tmp_path)] == [row[:7] for row in rows]
+
+
+@pytest.mark.parametrize("full", ["compare-digits-mlp.png", "compare-digits-mlp.md"])
+def test_a_disk_that_is_full_at_the_end_costs_one_line(miniature, tmp_path, monkeypatch, capsys, full):
+    shutil.copytree(miniature / "records", tmp_path / "records")
+
+    def replace(partial, path):
+        if Path(path).name == full:
+            raise OSError(28, "No space left on device")
+        os.rename(partial, path)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    assert cli.main([*MINIATURE, str(tmp_path)]) == 1
+    line = f"rllc: cannot write {tmp_path / full} (No space left on device); choose another --out\n"
+    assert capsys.readouterr().err == line
+    assert not (tmp_path / full).exists() and not list(tmp_path.glob(".*"))
 
 
 # A test run in the background ignores SIGINT, and a child inherits that.

@@ -50,7 +50,7 @@ def test_without_it_is_the_memoryless_iteration(variant, corrected):
 
 
 def test_records_are_whole_and_plain(tmp_path):
-    path = tmp_path / "deeper" / "found.json"
+    path = tmp_path / "found.json"
     records.write(path, {"runs": [{"x": [1.0, math.nan]}, {"x": (2, math.inf)}], "y": 1 / 3})
     assert records.read(path) == {"runs": [{"x": [1.0, None]}, {"x": [2, None]}], "y": 0.33333333}
     assert json.loads(path.read_text()) == records.read(path) and not list(path.parent.glob(".*"))

@@ -163,17 +163,9 @@ def _notes(bench: Bench, device: str, threads: int) -> str:
 
 
 def _save(bench: Bench, device: str, timings: Sequence[Timing]) -> None:
-    from rllc.lab.errors import Broken
-    from rllc.lab.files import replacing
+    from rllc.lab.files import write_text
 
-    text = json.dumps(_record(bench, device, timings), indent=1, ensure_ascii=False)
-    try:
-        with replacing(bench.out) as file:
-            file.write(text.encode())
-    except OSError as reason:
-        raise Broken(
-            f"cannot write {bench.out} ({reason.strerror}); choose another file with --out"
-        ) from reason
+    write_text(bench.out, json.dumps(_record(bench, device, timings), indent=1, ensure_ascii=False))
 
 
 def _record(bench: Bench, device: str, timings: Sequence[Timing]) -> dict[str, Any]:

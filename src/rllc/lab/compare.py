@@ -12,7 +12,6 @@ import importlib.metadata
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -21,7 +20,8 @@ from rich.table import Table
 from rllc.lab import checks, texts
 from rllc.lab.errors import Broken, Refused
 from rllc.lab.evidence import figures
-from rllc.lab.files import Folder, replacing
+from rllc.lab.evidence.drawing import write_picture
+from rllc.lab.files import Folder, write_text
 from rllc.lab.making import making
 from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
@@ -51,10 +51,9 @@ def main(options: Compare, console: Console) -> None:
         rows = search(asked, functools.partial(maker.records, asked))
     console.print(_rich_table(asked, rows))
     console.print(notes(asked, rows, workers))
-    picture, text = (
-        _write_picture(asked, rows, options.out),
-        _write_markdown(asked, rows, workers, options.out),
-    )
+    picture, text = (options.out / f"compare-{asked.task.name}{ending}" for ending in (".png", ".md"))
+    write_picture(picture, figures.comparison(rows, _title(asked)))
+    write_text(text, _markdown(asked, rows, workers, picture.name))
     console.print(f"picture  {picture}\ntable    {text}", style="bold")
     if maker.lost:
         raise Broken(f"{len(maker.lost)} runs ran out of memory and are missing; try fewer --workers")
@@ -147,24 +146,14 @@ def _rich_table(plan: Plan, rows: Sequence[Row]) -> Table:
     return shown
 
 
-def _write_markdown(plan: Plan, rows: Sequence[Row], workers: int, out: Path) -> Path:
-    path = out / f"compare-{plan.task.name}.md"
+def _markdown(plan: Plan, rows: Sequence[Row], workers: int, picture: str) -> str:
     body = texts.table(COLUMNS, table(rows))
     made_with = f"rllc {importlib.metadata.version('rllc')}, torch {torch.__version__}, {plan.device}."
-    picture = f"![curves](compare-{plan.task.name}.png)"
-    text = f"{body}\n{notes(plan, rows, workers)} Made with {made_with}\n\n{picture}\n"
-    with replacing(path) as file:
-        file.write(text.encode())
-    return path
+    return f"{body}\n{notes(plan, rows, workers)} Made with {made_with}\n\n![curves]({picture})\n"
 
 
-def _write_picture(plan: Plan, rows: Sequence[Row], out: Path) -> Path:
-    path = out / f"compare-{plan.task.name}.png"
-    seeds = "1 seed" if plan.seeds == 1 else f"{plan.seeds} seeds"
-    title = f"{plan.task.name}: {plan.steps:,} steps, {seeds}"
-    with replacing(path) as file:
-        figures.comparison(rows, title).savefig(file, format="png", dpi=160)
-    return path
+def _title(plan: Plan) -> str:
+    return f"{plan.task.name}: {plan.steps:,} steps, {plan.seeds} seed{'s' * (plan.seeds > 1)}"
 
 
 def _check_rates(name: str, rates: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import re
 import uuid
@@ -16,10 +17,13 @@ from typing import BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-__all__ = ["Folder", "replacing", "split"]
+from rllc.lab.errors import Broken, Refused
+
+__all__ = ["Folder", "output", "replacing", "split", "write_text"]
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 ABANDONED = datetime.timedelta(hours=1)
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @contextmanager
@@ -39,6 +43,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def output(path: Path) -> Iterator[BinaryIO]:
+    """`replacing`, for a file that a command is asked for.
+
+    Raises:
+        Refused: the folder is not there, or cannot be written.
+        Broken: the disk is full.
+    """
+    try:
+        with replacing(path) as file:
+            yield file
+    except OSError as reason:
+        kind = Broken if reason.errno in FULL else Refused
+        raise kind(f"cannot write {path} ({reason.strerror or reason}); choose another --out") from reason
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text that a command is asked for, whole or not at all; raises as `output`."""
+    with output(path) as file:
+        file.write(text.encode())
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from rich.console import Console
 from rllc.lab import runs
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import adaptive, adaptive_figure, adaptive_tables
+from rllc.lab.evidence.drawing import write_picture
 from rllc.lab.evidence.markup import render
-from rllc.lab.evidence.results import write_picture
 from rllc.lab.options import Figure, Table
 from rllc.lab.records import Record
 
@@ -39,6 +39,7 @@ def draw_figure(options: Figure, console: Console) -> None:
 
     Raises:
         Refused: there are no records of the study, or the picture cannot be written.
+        Broken: the disk is full.
     """
     path = options.out or Path(f"figure{options.number}.png")
     write_picture(path, adaptive_figure.figure(adaptive.results_in(_records(options.folder))))

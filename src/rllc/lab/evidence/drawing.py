@@ -1,14 +1,19 @@
-"""What pictures share: colours the colour-blind can tell apart, lines with bands, labels at their ends."""
+"""What pictures share: colours the colour-blind can tell apart, lines with bands, labels at ends, files."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from rllc.lab.errors import Refused
+from rllc.lab.files import output
 from rllc.lab.selection import Row
 from rllc.notation import parse
 
@@ -24,6 +29,7 @@ __all__ = [
     "title",
     "unit_names",
     "values",
+    "write_picture",
 ]
 
 Array = NDArray[np.float64]
@@ -139,3 +145,18 @@ def label_ends(
             color=colour[name],
             arrowprops=LEADER | {"color": colour[name]},
         )
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a figure whole or not at all, in the format of its ending.
+
+    Raises:
+        Refused: the ending is no format, or the file cannot be written.
+        Broken: the disk is full.
+    """
+    kind = path.suffix.lstrip(".").lower()
+    known = FigureCanvasBase.get_supported_filetypes()
+    if kind not in known:
+        raise Refused(f"{path} does not end in a format of pictures; known are {', '.join(sorted(known))}")
+    with output(path) as file:
+        figure.savefig(file, format=kind, dpi=160)

@@ -28,7 +28,7 @@ from rllc.lab.evidence.drawing import Array, colours, unit_names, values, window
 from rllc.lab.evidence.markup import render
 from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.tables import table
-from rllc.lab.files import replacing
+from rllc.lab.files import write_text
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, best_point, finished
 from rllc.lab.settings import name_of, rates_of
@@ -63,12 +63,10 @@ def write(path: Path, records: Sequence[Record], damaged: Sequence[Damaged]) -> 
     """Write the page to a file, whole or not at all.
 
     Raises:
-        Refused: there are no records.
-        OSError: the file cannot be written.
+        Refused: there are no records, or the file cannot be written.
+        Broken: the disk is full.
     """
-    text = html(records, damaged)
-    with replacing(path) as file:
-        file.write(text.encode())
+    write_text(path, html(records, damaged))
 
 
 def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:

@@ -6,18 +6,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 
 from rllc.lab import runs
-from rllc.lab.errors import Damaged, Refused
+from rllc.lab.errors import Damaged
 from rllc.lab.evidence import cost, figures, report, tables
-from rllc.lab.files import replacing
+from rllc.lab.evidence.drawing import write_picture
 from rllc.lab.options import Figure, Report, Table
 from rllc.lab.records import Record
 
-__all__ = ["draw_figure", "print_table", "write_picture", "write_report"]
+__all__ = ["draw_figure", "print_table", "write_report"]
 
 COST = 3  # the figure that is made from timings, not from runs
 
@@ -39,6 +37,7 @@ def draw_figure(options: Figure, console: Console) -> None:
 
     Raises:
         Refused: there are no records for it, or the picture cannot be written.
+        Broken: the disk is full.
     """
     if options.number == COST:
         drawing = cost.figure(Path(options.folder))
@@ -54,30 +53,11 @@ def write_report(options: Report, console: Console) -> None:
 
     Raises:
         Refused: there are no records, or the page cannot be written.
+        Broken: the disk is full.
     """
     found, damaged = runs.gather(options.folder)
-    try:
-        report.write(options.out, found, damaged)
-    except OSError as reason:
-        raise Refused(f"cannot write {options.out} ({reason.strerror}); choose another --out") from reason
+    report.write(options.out, found, damaged)
     console.print(f"page  {options.out}: {len(found):,} runs", style="bold")
-
-
-def write_picture(path: Path, drawing: Drawing) -> None:
-    """Write a figure whole or not at all, in the format of its ending.
-
-    Raises:
-        Refused: the ending is no format, or the file cannot be written.
-    """
-    kind = path.suffix.lstrip(".").lower()
-    known = FigureCanvasBase.get_supported_filetypes()
-    if kind not in known:
-        raise Refused(f"{path} does not end in a format of pictures; known are {', '.join(sorted(known))}")
-    try:
-        with replacing(path) as file:
-            drawing.savefig(file, format=kind, dpi=160)
-    except OSError as reason:
-        raise Refused(f"cannot write {path} ({reason.strerror}); choose another --out") from reason
 
 
 def _records(folder: str) -> Sequence[Record]:

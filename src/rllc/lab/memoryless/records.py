@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rllc.lab import records
-from rllc.lab.errors import Damaged, Refused
-from rllc.lab.files import replacing
+from rllc.lab.errors import Damaged
+from rllc.lab.files import write_text
 
 __all__ = ["collect", "provenance", "read", "write"]
 
@@ -32,14 +32,10 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         Refused: the file cannot be written.
+        Broken: the disk is full.
     """
     text = ",\n".join(f"{_json(name)}: {_lines(value)}" for name, value in content.items())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(f"{{\n{text}\n}}\n".encode())
-    except OSError as reason:
-        raise Refused(f"cannot write {path} ({reason.strerror}); choose another --out") from reason
+    write_text(path, f"{{\n{text}\n}}\n")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from rllc.lab import checks, tasks
 from rllc.lab.errors import Refused, unknown
-from rllc.lab.evidence.results import write_picture
+from rllc.lab.evidence.drawing import write_picture
 from rllc.lab.files import Folder
 from rllc.lab.memoryless import drawing, records
 from rllc.lab.memoryless.command import Memoryless
@@ -92,6 +92,7 @@ def main(options: Memoryless, console: Console) -> None:
 
     Raises:
         Refused: an option makes no sense, the step size is too large, the output cannot be written.
+        Broken: the disk is full.
     """
     planned = plan(options)
     checks.make_writable(Folder(str(options.out)))
