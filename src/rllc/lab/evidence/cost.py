@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rllc.lab.evidence import claims, cost_claims
+from rllc.lab.evidence.drawing import FAINT, INK, headed
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table, render
 from rllc.lab.evidence.timings import Cost, Network, networks, read
 from rllc.lab.evidence.verdicts import Verdict
@@ -105,7 +106,6 @@ def _compiling(costs: Sequence[Cost]) -> str:
 
 # --- Figure 3 -------------------------------------------------------------------------------------
 
-INK, FAINT = "#222222", "#DDDDDD"
 DARK = {True: "#D55E00", False: "#555555"}  # RLLC, and the benchmarks
 PALE = {True: "#F7D3BC", False: "#D0D0D0"}
 
@@ -132,9 +132,7 @@ def drawn(costs: Sequence[Cost]) -> Figure:
         _plain(axes)
     for left in panels[:, 0]:
         _name(left, found[0])
-    title = "What a step costs, on one thread of a CPU"
-    picture.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
-    return picture
+    return headed(picture, "What a step costs, on one thread of a CPU", size=14)
 
 
 def _bars(axes: Axes, on: Network) -> None:

@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rllc.lab.errors import Refused
-from rllc.lab.evidence.drawing import FAINT, INK, colours, label_ends, line, plain, title, values, window
+from rllc.lab.evidence.drawing import (
+    FAINT,
+    INK,
+    colours,
+    headed,
+    label_ends,
+    line,
+    plain,
+    title,
+    values,
+    window,
+)
 from rllc.lab.evidence.outcomes import BENCHMARKS, Rows, is_full_length, steps_on, tasks_in
 from rllc.lab.selection import Row, finished
 
@@ -33,7 +44,7 @@ def resnet(found: Rows) -> Figure:
         raise Refused(f"figure 1 is {RESNET}, which has not been run: rllc run table1 --tasks {RESNET}")
     figure = Figure(figsize=(9, 5), layout="constrained")
     _panel(figure.add_subplot(), rows, _length(found, RESNET), room=0.045)
-    return _headed(figure, f"Test accuracy in %, {_over_seeds(rows)}")
+    return headed(figure, f"Test accuracy in %, {_over_seeds(rows)}")
 
 
 def others(found: Rows) -> Figure:
@@ -49,7 +60,7 @@ def others(found: Rows) -> Figure:
             "figure 4 needs a task of Table 1 that has been run: rllc run table1 --tasks fashion-mlp"
         )
     every = [row for rows in panels.values() for row in rows]
-    return _headed(_grid(found, panels), f"Test accuracy in %, {_over_seeds(every)}")
+    return headed(_grid(found, panels), f"Test accuracy in %, {_over_seeds(every)}")
 
 
 def seeds(found: Rows) -> Figure:
@@ -67,7 +78,7 @@ def seeds(found: Rows) -> Figure:
     for (task, rows), panels in zip(levels.items(), grid, strict=True):
         _level(dict(zip(MEMORIES, panels, strict=True)), rows, _length(found, task))
     every = [row for rows in levels.values() for row in rows]
-    return _headed(figure, f"Test accuracy in %: {_over_seeds(every)}, and from the smallest to the largest")
+    return headed(figure, f"Test accuracy in %: {_over_seeds(every)}, and from the smallest to the largest")
 
 
 def _level(panels: dict[str, Axes], rows: Sequence[Row], heading: str) -> None:
@@ -134,8 +145,3 @@ def _over_seeds(rows: Sequence[Row]) -> str:
     if counts == [1]:
         return "one seed"
     return f"mean over {' or '.join(map(str, counts))} seeds"
-
-
-def _headed(figure: Figure, text: str) -> Figure:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
-    return figure

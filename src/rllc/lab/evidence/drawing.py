@@ -22,6 +22,8 @@ __all__ = [
     "INK",
     "UNITS",
     "colours",
+    "dress",
+    "headed",
     "label_ends",
     "line",
     "plain",
@@ -89,6 +91,12 @@ def line(
 def title(axes: Axes, text: str, colour: str = INK) -> None:
     """A small title at the left."""
     axes.set_title(text, loc="left", fontsize=10, color=colour)
+
+
+def headed(figure: Figure, text: str, size: float = 13) -> Figure:
+    """The figure with a heading at the left, above all panels."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=size, fontweight="bold", color=INK)
+    return figure
 
 
 def dress(axes: Axes, x: str) -> None:

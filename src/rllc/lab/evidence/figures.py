@@ -20,6 +20,7 @@ from rllc.lab.evidence.drawing import (
     INK,
     UNITS,
     colours,
+    headed,
     label_ends,
     line,
     plain,
@@ -73,8 +74,7 @@ def comparison(rows: Sequence[Row], title: str) -> Figure:
         cells = grid[1 + level].subgridspec(1, PANELS if levels > 1 else len(panels))
         for place, row in enumerate(panels):
             _law(figure.add_subplot(cells[place]), row, colour[row.name])
-    figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold", color=INK)
-    return figure
+    return headed(figure, title, size=14)
 
 
 def _accuracies(axes: Axes, rows: Sequence[Row], colour: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from rllc.lab.errors import Refused
-from rllc.lab.evidence.drawing import FAINT, INK, label_ends, line, plain, title, unit_names, values
+from rllc.lab.evidence.drawing import FAINT, INK, headed, label_ends, line, plain, title, unit_names, values
 from rllc.lab.evidence.law_claims import BETA, LIMIT, THREE, TWO
 from rllc.lab.evidence.law_paths import crossings, lines, missed, rewriting
 from rllc.lab.evidence.outcomes import Rows, is_full_length, tasks_in
@@ -55,15 +55,7 @@ def paths(found: Rows) -> Figure:
     _three_in_time(figure.add_subplot(grid[1, 0]), three)
     _limit_in_time(figure.add_subplot(grid[1, 1]), three)
     seeds = "one seed" if len(two.records) == 1 else f"{len(two.records)} seeds"
-    figure.suptitle(
-        f"The path of the law on {task}, {seeds}",
-        x=0.01,
-        ha="left",
-        fontsize=13,
-        fontweight="bold",
-        color=INK,
-    )
-    return figure
+    return headed(figure, f"The path of the law on {task}, {seeds}")
 
 
 def _seeds(found: Rows, task: str) -> int:

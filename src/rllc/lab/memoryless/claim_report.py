@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rllc.lab.evidence.drawing import INK, dress, title
+from rllc.lab.evidence.drawing import INK, dress, headed, title
 from rllc.lab.memoryless.claim import DATA, ROWS, SEEDS
-from rllc.lab.memoryless.drawing import COLOURS, headed
+from rllc.lab.memoryless.drawing import COLOURS
 from rllc.lab.memoryless.training import VARIANTS, Variant
 from rllc.lab.texts import over_seeds, table
 
@@ -307,6 +307,7 @@ def figure(content: dict[str, Any]) -> Figure:
         drawn,
         f"Memoryless counterparts against the optimizer itself (black), means over {len(SEEDS)} seeds;"
         " curves that leave a panel diverge",
+        size=12.5,
     )
 
 

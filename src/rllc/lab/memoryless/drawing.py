@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from rllc.lab.evidence.drawing import FAINT, INK, dress, title
+from rllc.lab.evidence.drawing import FAINT, INK, dress, headed, title
 
 if TYPE_CHECKING:
     from rllc.lab.memoryless.study import Measured
 
-__all__ = ["COLOURS", "headed", "logarithmic", "study"]
+__all__ = ["COLOURS", "logarithmic", "study"]
 
 # Okabe and Ito's colours: the optimizer, its counterpart without the correction, and with it.
 COLOURS = {"memory": "#000000", "without": "#D55E00", "with": "#0072B2"}
@@ -28,7 +28,7 @@ def study(heading: str, measured: Sequence[Measured]) -> Figure:
     figure = Figure(figsize=(max(6.2, 4.3 * len(measured)), 4.2), layout="constrained")
     for axes, found in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
         (_over_time if found.distances.shape[1] > 1 else _against_size)(axes, found)
-    return headed(figure, f"{heading}\ndistance to the memoryless counterpart")
+    return headed(figure, f"{heading}\ndistance to the memoryless counterpart", size=12.5)
 
 
 def _against_size(axes: Axes, found: Measured) -> None:
@@ -91,9 +91,3 @@ def logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-
-
-def headed(figure: Figure, text: str) -> Figure:
-    """With a heading at the left."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12.5, fontweight="bold", color=INK)
-    return figure

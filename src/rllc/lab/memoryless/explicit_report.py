@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rllc import laws
-from rllc.lab.evidence.drawing import INK, dress, title
-from rllc.lab.memoryless.drawing import headed, logarithmic
+from rllc.lab.evidence.drawing import INK, dress, headed, title
+from rllc.lab.memoryless.drawing import logarithmic
 from rllc.lab.memoryless.explicit import SEEDS, SETTINGS, STRENGTHS, Setting
 from rllc.lab.texts import minus, over_seeds, table
 
@@ -194,6 +194,7 @@ def figure(content: dict[str, Any]) -> Figure:
     return headed(
         drawn,
         "Memory's correction added or taken away on fashion-mlp; lines end where a run diverges",
+        size=12.5,
     )
 
 

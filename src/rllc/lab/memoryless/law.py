@@ -19,9 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rllc.lab.evidence.drawing import INK, colours, line, plain, title, values
+from rllc.lab.evidence.drawing import INK, colours, headed, line, plain, title, values
 from rllc.lab.evidence.outcomes import of_full_length
-from rllc.lab.memoryless.drawing import headed
 from rllc.lab.records import Record
 from rllc.lab.selection import finished
 from rllc.lab.studies import STUDIES, rows
@@ -224,6 +223,7 @@ def figure(found: Sequence[Path]) -> Figure:
         drawn,
         f"The law as a modified loss, means over {seeds} seeds; τ while the gain is above"
         f" {SHOWN:.0%} of its first;\ndotted: τ = −1 of smooth gradients; marks at the right: τ of averaging",
+        size=12.5,
     )
 
 
