@@ -29,11 +29,11 @@ from rllc.lab import networks
 from rllc.lab.checks import make_writable
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import cost, timings
-from rllc.lab.evidence.timings import ALONE, STEP, Cost
+from rllc.lab.evidence.timings import Cost
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import PAPER, Rates, trials
 from rllc.lab.records import provenance
-from rllc.lab.rounds import Contender, Effort, race, spread
+from rllc.lab.rounds import ALONE, STEP, Contender, Effort, quartiles, race
 from rllc.lab.tasks import TASKS, Examples, Task
 from rllc.optax import rllc
 
@@ -70,7 +70,7 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
     for (what, framework), contenders in races.items():
         times = race(contenders, efforts[what], f"{task.name}: {what}, {framework}")
         for name, (_, *counted) in contenders.items():
-            paired = spread(times[name]), spread(times[name] / times["Adam"])
+            paired = quartiles(times[name]), quartiles(times[name] / times["Adam"])
             costs.append(
                 Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, **made)
             )

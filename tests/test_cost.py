@@ -11,9 +11,10 @@ import pytest
 
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.evidence import cost
-from rllc.lab.evidence.timings import ALONE, FILE, STEP, Cost, Spread, read, save
+from rllc.lab.evidence.timings import FILE, Cost, read, save
 from rllc.lab.evidence.verdicts import HOLDS, NOT, PARTLY
 from rllc.lab.files import Folder
+from rllc.lab.rounds import ALONE, STEP, Quartiles
 from rllc.lab.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -46,11 +47,11 @@ def folder(measured, tmp_path_factory):
 
 def made_up(task, optimizer, ratio, flops):
     """The three rows of an optimizer on a network of 10 parameters and 1,000 FLOPs; 10 ms with Adam."""
-    shared = (Spread(ratio - 0.1, ratio, ratio + 0.1),)
+    shared = (Quartiles(ratio - 0.1, ratio, ratio + 0.1),)
     made = ("2025-01-01", {"torch": "2"}, None, "a machine")
 
     def row(what, framework, ms, counted, seconds=None):
-        spread = Spread(ms, ms, ms)
+        spread = Quartiles(ms, ms, ms)
         return Cost(what, task, optimizer, framework, 10, 128, 5, 1, spread, *shared, counted, seconds, *made)
 
     alone = row(ALONE, "torch", ratio, None), row(ALONE, "jax", ratio, flops, 0.5)

@@ -26,6 +26,9 @@ ALLOWED = {
     "torch": {*ALGEBRA, "law", "memory"},
     "__init__": ALGEBRA,
 }
+# The rooms built on the lab, and those of them that each may import from. Commands may from all.
+ON_THE_LAB = {"evidence": {"evidence"}, "memoryless": {"evidence", "memoryless"}}
+COMMANDS = {"cli.py", "compare.py"}
 FRAMEWORKS = {
     *("torch", "jax", "optax", "matplotlib", "datasets", "tyro", "rich", "sklearn", "pyarrow"),
     *("fsspec", "plotly", "pytorch_optimizer", "ray", "schedulefree", "numba", "triton"),
@@ -78,6 +81,15 @@ def test_imports_run_one_way(path):
         assert rooms_imported(path) <= ALLOWED[here] | {here} - {"__init__"}
         outside = {name.split(".")[0] for name in imported(path)}
         assert outside & FRAMEWORKS <= FRAMEWORKS_OF.get(here, set())
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if room(f) == "lab"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_lab_does_without_what_is_built_on_it(path):
+    here = path.relative_to(ROOT / "lab").parts[0]
+    used = {name.split(".")[2] for name in imported(path) if name.startswith("rllc.lab.")} & set(ON_THE_LAB)
+    assert here in COMMANDS or used <= ON_THE_LAB.get(here, set())
 
 
 def test_the_reader_of_imports_reads():

@@ -186,5 +186,5 @@ def _record(bench: Bench, device: str, timings: Sequence[Timing]) -> dict[str, A
 
 
 def _row(timing: Timing) -> dict[str, Any]:
-    spreads = {name: getattr(timing, name)._asdict() for name in ("ms", "ratio", "floor")}
-    return timing._asdict() | spreads
+    quartiles = {name: getattr(timing, name)._asdict() for name in ("ms", "ratio", "floor")}
+    return timing._asdict() | quartiles

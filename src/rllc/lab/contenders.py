@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllc.lab import networks
-from rllc.lab.evidence.timings import ALONE, STEP, Spread
 from rllc.lab.graphs import Captured
-from rllc.lab.rounds import Contender, Effort, race, spread
+from rllc.lab.rounds import ALONE, STEP, Contender, Effort, Quartiles, quartiles, race
 from rllc.law import SEEKING
 from rllc.notation import parse
 from rllc.torch import RLLC, RLLCAdamW
@@ -105,10 +104,10 @@ class Timing(NamedTuple):
     tensors: int
     rounds: int
     steps: int  # in a round
-    ms: Spread  # of one step
-    ratio: Spread  # to fused AdamW's
+    ms: Quartiles  # of one step
+    ratio: Quartiles  # to fused AdamW's
     words: int  # a parameter: numbers that a step must read and write
-    floor: Spread  # share of the step's time that moving these words takes
+    floor: Quartiles  # share of the step's time that moving these words takes
     state_bytes: float  # a parameter
     extra_bytes: float  # a parameter: the most that a step has allocated at once
 
@@ -305,10 +304,10 @@ def _raced(
             tensors=len(params),
             rounds=effort.rounds,
             steps=effort.steps,
-            ms=spread(ms),
-            ratio=spread(ms / times[str(_reference(kind))]),
+            ms=quartiles(ms),
+            ratio=quartiles(ms / times[str(_reference(kind))]),
             words=words(kind.optimizer),
-            floor=spread(words(kind.optimizer) * n / words_a_ms / ms),
+            floor=quartiles(words(kind.optimizer) * n / words_a_ms / ms),
             state_bytes=_state_bytes(optimizer) / n,
             extra_bytes=_extra_bytes(optimizer.step, params[0].device) / n,
         )

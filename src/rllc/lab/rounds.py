@@ -1,7 +1,7 @@
 """Times of several contenders side by side, in rounds, so that what slows the machine slows all of them.
 
 race(contenders, Effort(rounds=40, steps=10), "title")     ms a step of each in each round
-spread(times["a"] / times["b"])                            quartiles of the ratio within a round
+quartiles(times["a"] / times["b"])                         quartiles of the ratio within a round
 """
 
 from __future__ import annotations
@@ -15,9 +15,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from rllc.lab.evidence.timings import Spread
+__all__ = ["ALONE", "STEP", "Contender", "Effort", "Quartiles", "quartiles", "race"]
 
-__all__ = ["Contender", "Effort", "race", "spread"]
+STEP, ALONE = "training step", "optimizer alone"  # what is timed
+
+
+class Quartiles(NamedTuple):
+    """The lower quartile, the median and the upper quartile over rounds."""
+
+    low: float
+    median: float
+    high: float
 
 
 class Effort(NamedTuple):
@@ -52,6 +60,6 @@ def race(
     return {name: np.array(values) for name, values in times.items()}
 
 
-def spread(values: np.ndarray) -> Spread:
-    """Quartiles of (rounds,) numbers."""
-    return Spread(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())
+def quartiles(values: np.ndarray) -> Quartiles:
+    """Of (rounds,) numbers."""
+    return Quartiles(*np.quantile(values, (0.25, 0.5, 0.75)).tolist())

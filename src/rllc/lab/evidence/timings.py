@@ -17,19 +17,11 @@ import pyarrow.parquet as pq
 
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.files import Folder
+from rllc.lab.rounds import ALONE, STEP, Quartiles
 
-__all__ = ["ALONE", "FILE", "STEP", "Cost", "Network", "Spread", "networks", "read", "save"]
+__all__ = ["FILE", "Cost", "Network", "networks", "read", "save"]
 
 FILE = "cost.parquet"
-STEP, ALONE = "training step", "optimizer alone"
-
-
-class Spread(NamedTuple):
-    """The lower quartile, the median and the upper quartile over rounds."""
-
-    low: float
-    median: float
-    high: float
 
 
 class Cost(NamedTuple):
@@ -47,8 +39,8 @@ class Cost(NamedTuple):
     batch: int
     rounds: int
     steps: int  # in a round
-    ms: Spread  # of one step
-    ratio: Spread  # to Adam's
+    ms: Quartiles  # of one step
+    ratio: Quartiles  # to Adam's
     flops: float | None
     compile_seconds: float | None
     made: str  # UTC
@@ -57,10 +49,10 @@ class Cost(NamedTuple):
     hardware: str
 
 
-_SPREAD = pa.struct([(name, pa.float64()) for name in Spread._fields])
+_QUARTILES = pa.struct([(name, pa.float64()) for name in Quartiles._fields])
 _TYPES = {
     **dict.fromkeys(("parameters", "batch", "rounds", "steps"), pa.int64()),
-    **dict.fromkeys(("ms", "ratio"), _SPREAD),
+    **dict.fromkeys(("ms", "ratio"), _QUARTILES),
     **dict.fromkeys(("flops", "compile_seconds"), pa.float64()),
 }
 SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in Cost._fields])
@@ -101,8 +93,8 @@ def _row(cost: Cost) -> dict[str, Any]:
 
 
 def _cost(row: dict[str, Any]) -> Cost:
-    spreads = {name: Spread(**row[name]) for name in ("ms", "ratio")}
-    return Cost(**row | spreads | {"versions": json.loads(row["versions"])})
+    quartiles = {name: Quartiles(**row[name]) for name in ("ms", "ratio")}
+    return Cost(**row | quartiles | {"versions": json.loads(row["versions"])})
 
 
 class Network(NamedTuple):
