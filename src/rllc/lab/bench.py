@@ -110,7 +110,7 @@ def _checked(bench: Bench, known: Collection[str]) -> tuple[tuple[str, ...], tup
     lists = bench.lists or (("mlp",) if bench.quick else tuple(known))
     for name in lists:
         if name not in known:
-            raise Refused(unknown("list", name, known) + ", ".join(known))
+            raise Refused(unknown("list", name, known))
     checks.counts({"--rounds": bench.rounds, "--threads": bench.threads})
     checks.folder(str(bench.out.absolute().parent))
     if not bench.out.absolute().parent.is_dir():

@@ -21,7 +21,7 @@ def task(name: str) -> Task | TextTask:
     """The task of that name; raises Refused if there is none."""
     if name in TASKS:
         return TASKS[name]
-    raise Refused(unknown("task", name, TASKS) + ", ".join(TASKS))
+    raise Refused(unknown("task", name, TASKS))
 
 
 def with_data(task: Task | TextTask, console: Console) -> Task | TextTask:

@@ -20,7 +20,7 @@ from typing import Any
 
 from rllc.lab import sweep
 from rllc.lab.cells import Cell
-from rllc.lab.errors import Broken, Refused
+from rllc.lab.errors import Broken, Refused, first_line
 from rllc.lab.files import Folder
 from rllc.lab.progress import Progress
 from rllc.lab.sweep import Outcome, Pool
@@ -87,8 +87,8 @@ def _unreachable(address: str, reason: Exception) -> str:
             " ~/.ray/auth_token or RAY_AUTH_TOKEN"
         )
     return (
-        f"there is no Ray cluster at {address!r} ({_line(reason)}); use --cluster local, or start one with"
-        " `ray start --head` and give its host:port"
+        f"there is no Ray cluster at {address!r} ({first_line(reason)}); use --cluster local, or start"
+        " one with `ray start --head` and give its host:port"
     )
 
 
@@ -154,13 +154,9 @@ def _settle(future: Future[Outcome], cell: Cell, ended: Future[Outcome]) -> None
 
 def _lost(reason: BaseException) -> Broken:
     return Broken(
-        f"the Ray cluster lost a worker or a machine ({_line(reason)}); finished runs are kept: run the same"
-        " command again"
+        f"the Ray cluster lost a worker or a machine ({first_line(reason)}); finished runs are kept:"
+        " run the same command again"
     )
-
-
-def _line(reason: BaseException) -> str:
-    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:120]
 
 
 # What runs in the cluster, beside `Progress`.

@@ -23,7 +23,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rllc.lab.errors import Refused
+from rllc.lab.errors import Refused, first_line
 from rllc.lab.files import replacing
 
 __all__ = [
@@ -260,7 +260,7 @@ def _hub_rows(source: Source | Text, split: str) -> Iterator[dict]:
         yield from load_dataset(source.repository, split=split, streaming=True)
     except Exception as reason:  # the hub's client raises errors of four libraries
         raise Refused(
-            f"cannot read {source.repository} from the Hugging Face hub ({_line(reason)}); try again, or"
+            f"cannot read {source.repository} from the Hugging Face hub ({first_line(reason)}); try again, or"
             f" put its Parquet files in FOLDER/{source.repository} and set RLLC_DATA_DIR=FOLDER"
         ) from reason
 
@@ -285,13 +285,8 @@ def _file_rows(file: Path, image: str | None) -> Iterator[dict]:
                 yield row | {image: Image().decode_example(row[image])} if image else row
     except Exception as reason:  # Arrow and Pillow each have their own for a damaged file
         raise Refused(
-            f"{file} is truncated or altered ({_line(reason)}); download the Parquet files again"
+            f"{file} is truncated or altered ({first_line(reason)}); download the Parquet files again"
         ) from reason
-
-
-def _line(reason: Exception) -> str:
-    """The first line of an error's text, or its type's name."""
-    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:200]
 
 
 def _read(path: Path, kind: type[Decoded]) -> Decoded:
@@ -300,7 +295,7 @@ def _read(path: Path, kind: type[Decoded]) -> Decoded:
             return kind(*(stored[name] for name in kind._fields))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
         raise Refused(
-            f"{path} is truncated or altered ({_line(reason)}); delete it and run again"
+            f"{path} is truncated or altered ({first_line(reason)}); delete it and run again"
         ) from reason
 
 

@@ -1,18 +1,25 @@
 """What the command line turns into one line and an exit code; anything else is a bug, with a traceback."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection
+
+LONGEST = 200  # characters
 
 
 class Refused(ValueError):
     """What was asked for cannot be done as asked; the message is one line with the remedy (exit code 2)."""
 
 
-def unknown(what: str, text: str, known: Iterable[str]) -> str:
-    """The beginning of a message about a name that is none: a guess at what was meant, "known are "."""
-    near = difflib.get_close_matches(text.lower(), list(known), n=1)
+def unknown(what: str, text: str, known: Collection[str], between: str = ", ", also: str = "") -> str:
+    """The message about a name that is none: a guess at what was meant, the names that are, and what else."""
+    near = difflib.get_close_matches(text.lower(), known, n=1)
     meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown {what} {text!r}; {meant}known are "
+    return f"unknown {what} {text!r}; {meant}known are {between.join(known)}{also}"
+
+
+def first_line(reason: BaseException) -> str:
+    """What an error says, for a place within one line: the name of its type if it says nothing."""
+    return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:LONGEST]
 
 
 class Broken(RuntimeError):

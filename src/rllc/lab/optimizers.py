@@ -143,7 +143,8 @@ def named(text: str) -> str:
     if known is not None:
         return known
     if "(" not in text:
-        raise Refused(_unknown(text))
+        memories = ' and memories: "M(0.9) + M(0)"'  # names have commas, hence semicolons between them
+        raise Refused(unknown("optimizer", text, SHORT_NAMES, between="; ", also=memories))
     notation, *dtype = text.rsplit(",", 1) if text.endswith(tuple(DTYPES)) else (text,)
     try:
         return ", ".join((repr(parse(notation)), *(name.strip() for name in dtype)))
@@ -182,8 +183,3 @@ def _two_rates(name: str, lrs: tuple[float, ...], seconds: tuple[float, ...]) ->
     law = (1.0,) * parse(memory).k
     plain = (Rllc(memory, lr, second, law) for lr, second in pairs)
     return tuple(Stored(setting, *dtype) if dtype else setting for setting in plain)
-
-
-def _unknown(text: str) -> str:
-    known = "; ".join(SHORT_NAMES)  # some names have commas
-    return f'{unknown("optimizer", text, SHORT_NAMES)}{known} and memories: "M(0.9) + M(0)"'

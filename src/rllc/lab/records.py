@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 
 from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest, digest_of
-from rllc.lab.errors import Damaged
+from rllc.lab.errors import Damaged, first_line
 from rllc.lab.files import Folder
 from rllc.lab.settings import name_of
 
@@ -202,8 +202,7 @@ def _records(folder: Folder, name: str) -> list[Record]:
 
 
 def _damaged(path: str, reason: Exception) -> Damaged:
-    said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
-    return Damaged(f"record {path} is damaged ({said})")
+    return Damaged(f"record {path} is damaged ({first_line(reason)})")
 
 
 def _cell(row: dict[str, Any], path: str) -> Cell:

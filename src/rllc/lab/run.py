@@ -62,7 +62,7 @@ def plans(options: Run) -> Sequence[Plan | Adaptive]:
     """
     if options.study not in (*STUDIES, adaptive.STUDY):
         names = *STUDIES, adaptive.STUDY
-        raise Refused(unknown("study", options.study, names) + ", ".join(names))
+        raise Refused(unknown("study", options.study, names))
     checks.counts({"--seeds": options.seeds, "--steps": options.steps, "--workers": options.workers})
     if options.time_limit is not None and not options.time_limit > 0:
         raise Refused(f"--time-limit must be more than 0 minutes, got {options.time_limit:g}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rllc.lab.errors import Damaged, Refused
+from rllc.lab.errors import Damaged, Refused, first_line
 from rllc.lab.files import Folder
 from rllc.lab.rounds import ALONE, STEP, Quartiles
 
@@ -83,8 +83,7 @@ def read(folder: Folder) -> list[Cost]:
         file = pa.BufferReader(folder.read(FILE))
         return [_cost(row) for row in pq.read_table(file, schema=SCHEMA).to_pylist()]
     except (OSError, ValueError, TypeError, pa.ArrowException) as reason:
-        said = (str(reason).splitlines() or [type(reason).__name__])[0][:120]
-        raise Damaged(f"{folder.path(FILE)} is damaged ({said})") from reason
+        raise Damaged(f"{folder.path(FILE)} is damaged ({first_line(reason)})") from reason
 
 
 def _row(cost: Cost) -> dict[str, Any]:

@@ -143,8 +143,7 @@ def named(name: str, given: Given = NOTHING, law: Sequence[float] = ()) -> Chose
 
 def _of_table(name: str, given: Given, law: Sequence[float]) -> Chosen:
     if name not in NAMES:
-        known = ", ".join(NAMES)
-        raise Refused(unknown("optimizer", name, NAMES) + f'{known}, or a memory such as "M(0.9) + M(0)"')
+        raise Refused(unknown("optimizer", name, NAMES, also=', or a memory such as "M(0.9) + M(0)"'))
     if law:
         raise Refused(f'--law goes with a memory such as "M(0.9) + M(0)", not with {name}')
     make, parameters, fixed, largest = NAMES[name]

@@ -124,7 +124,7 @@ def plan(options: Memoryless) -> Plan:
     """
     for task in options.task:
         if task not in TASKS:
-            raise Refused(unknown("task", task, TASKS) + ", ".join(TASKS))
+            raise Refused(unknown("task", task, TASKS))
     if not options.task:
         raise Refused(f"--task names no task; known are {', '.join(TASKS)}")
     for name, value in (("--h", options.h), ("--time", options.time)):
