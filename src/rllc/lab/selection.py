@@ -30,6 +30,10 @@ class Row(NamedTuple):
     records: tuple[Record, ...]
     in_full: tuple[Setting, ...]
 
+    def without_diverged(self) -> Row:
+        """The same row of the runs that did not diverge."""
+        return self._replace(records=finished(self.records))
+
 
 def choose(records: Sequence[Record]) -> Record | None:
     """The record with the best validation accuracy at any of its points; ties by validation loss, then order.

@@ -23,7 +23,7 @@ from rllc.lab.evidence.drawing import (
     window,
 )
 from rllc.lab.evidence.outcomes import BENCHMARKS, Rows, is_full_length, steps_on, tasks_in
-from rllc.lab.selection import Row, finished
+from rllc.lab.selection import Row
 
 __all__ = ["others", "resnet", "seeds"]
 
@@ -110,7 +110,7 @@ def _ends(curve: NDArray[np.float64]) -> str:
 def _shown(found: Rows, task: str, names: Sequence[str], least: int) -> list[Row]:
     """The task's rows of these names that have so many finished seeds, without those that diverged."""
     rows = [found[task, name] for name in names if (task, name) in found]
-    ended = [row._replace(records=finished(row.records)) for row in rows]
+    ended = (row.without_diverged() for row in rows)
     return [row for row in ended if len(row.records) >= least]
 
 

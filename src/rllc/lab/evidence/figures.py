@@ -31,7 +31,7 @@ from rllc.lab.evidence.drawing import (
     window,
 )
 from rllc.lab.records import Record
-from rllc.lab.selection import Row, finished
+from rllc.lab.selection import Row
 from rllc.lab.studies import STUDIES, rows
 
 __all__ = ["FIGURES", "colours", "comparison", "figure", "spread", "unit_names"]
@@ -63,7 +63,7 @@ def comparison(rows: Sequence[Row], title: str) -> Figure:
     Lines are means over seeds, bands go from the smallest to the largest; runs that diverged are left out.
     """
     colour = colours([row.name for row in rows])
-    shown = [row for row in (row._replace(records=finished(row.records)) for row in rows) if row.records]
+    shown = [row for row in (row.without_diverged() for row in rows) if row.records]
     laws = [row for row in shown if row.records[0].result.points[0].law]
     levels = -(-len(laws) // PANELS)
     figure = Figure(figsize=(10, 5.2 + 2.8 * levels), layout="constrained")

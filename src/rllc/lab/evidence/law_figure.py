@@ -47,7 +47,7 @@ def paths(found: Rows) -> Figure:
             f'figure 2 needs {TWO} and {THREE} on one task: rllc run table1 --optimizers "{TWO}" "{THREE}"'
         )
     task = max(reversed(tasks), key=lambda task: (is_full_length(found, task), _seeds(found, task)))
-    two, three = (_ended(found[task, name]) for name in (TWO, THREE))
+    two, three = (found[task, name].without_diverged() for name in (TWO, THREE))
     figure = Figure(figsize=(12, 9), layout="constrained")
     grid = figure.add_gridspec(2, 2, wspace=0.06, hspace=0.08)
     _two_in_time(figure.add_subplot(grid[0, 0]), two)
@@ -62,10 +62,6 @@ def _seeds(found: Rows, task: str) -> int:
     """The least number of finished seeds of the two optimizers."""
     rows = [found.get((task, name)) for name in (TWO, THREE)]
     return min(len(finished(row.records)) if row else 0 for row in rows)
-
-
-def _ended(row: Row) -> Row:
-    return row._replace(records=finished(row.records))
 
 
 def _two_in_time(axes: Axes, row: Row) -> None:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from rllc.lab.evidence.drawing import INK, colours, headed, line, plain, title, values
 from rllc.lab.evidence.outcomes import of_full_length
 from rllc.lab.records import Record
-from rllc.lab.selection import finished
 from rllc.lab.studies import STUDIES, rows
 from rllc.lab.texts import minus, table
 from rllc.memoryless import averaging_law, gain_and_delay
@@ -62,7 +61,7 @@ class Path(NamedTuple):
 def paths(records: Sequence[Record]) -> list[Path]:
     """Of the memories of Table 1 on tasks of the paper's length, at the rates that validation data chose."""
     found = of_full_length(rows(STUDIES["table1"], records))
-    kept = {key: row._replace(records=finished(row.records)) for key, row in found.items()}
+    kept = {key: row.without_diverged() for key, row in found.items()}
     return [
         _path(task, name, values(row, "step")[0], values(row, "law"))
         for (task, name), row in kept.items()
