@@ -126,8 +126,7 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 
 def _percent(values: Sequence[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+    return texts.over_seeds([100 * value for value in values])
 
 
 def _at_edge(row: Row) -> bool:

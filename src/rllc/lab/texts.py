@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["minus", "over_seeds", "table"]
+__all__ = ["minus", "over_seeds", "signed", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -35,3 +35,8 @@ def over_seeds(values: Sequence[float], digits: int = 2) -> str:
         return minus(f"{mean:.{digits}f}")
     deviation = (sum((x - mean) ** 2 for x in values) / (len(values) - 1)) ** 0.5
     return minus(f"{mean:.{digits}f}") + f" ± {deviation:.{digits}f}"
+
+
+def signed(text: str) -> str:
+    """With a plus where there is no minus."""
+    return text if text.startswith("−") else f"+{text}"

@@ -18,7 +18,7 @@ from rllc.lab.evidence.drawing import INK, dress, headed, title
 from rllc.lab.memoryless.claim import DATA, ROWS, SEEDS
 from rllc.lab.memoryless.drawing import COLOURS
 from rllc.lab.memoryless.training import VARIANTS, Variant
-from rllc.lab.texts import over_seeds, table
+from rllc.lab.texts import over_seeds, signed, table
 
 __all__ = ["Curves", "Effect", "Reproduction", "curves", "effect", "figure", "markdown", "reproduction"]
 
@@ -256,20 +256,15 @@ def _effect_table(cells: Sequence[tuple[str, str, Curves]]) -> str:
             [
                 name,
                 task,
-                _signed(100 * e.norm, 1),
-                _signed(100 * e.norm_at_loss, 1),
+                signed(over_seeds((100 * e.norm).tolist(), 1)),
+                signed(over_seeds((100 * e.norm_at_loss).tolist(), 1)),
                 f"predicted: {SIGNS[predicted]}; {norm_verdict(predicted, e.norm)}",
-                _signed(e.removal, 2),
-                _signed(e.removal_at_loss, 2),
+                signed(over_seeds(e.removal.tolist())),
+                signed(over_seeds(e.removal_at_loss.tolist())),
                 f"predicted: {SIGNS[predicted]}; {accuracy}",
             ]
         )
     return table(head, body, left=2)
-
-
-def _signed(values: Array, digits: int) -> str:
-    text = over_seeds(values.tolist(), digits)
-    return text if text.startswith("−") else f"+{text}"
 
 
 PILOT = (

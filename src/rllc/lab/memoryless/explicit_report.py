@@ -16,7 +16,7 @@ from rllc import laws
 from rllc.lab.evidence.drawing import INK, dress, headed, title
 from rllc.lab.memoryless.drawing import logarithmic
 from rllc.lab.memoryless.explicit import SEEDS, SETTINGS, STRENGTHS, Setting
-from rllc.lab.texts import minus, over_seeds, table
+from rllc.lab.texts import minus, over_seeds, signed, table
 
 __all__ = ["figure", "markdown", "of"]
 
@@ -108,7 +108,7 @@ def _line(content: dict[str, Any], setting: Setting, strength: float) -> list[st
         over_seeds(late["sharpness"].tolist(), 1),
         f"{_moment(setting) * late['sharpness'].mean():.2g}",
         over_seeds((100 * late["test_accuracy"]).tolist()),
-        "" if strength == 0 else _signed(at_equal_loss(found, plain)),
+        "" if strength == 0 else signed(over_seeds(at_equal_loss(found, plain).tolist())),
     ]
 
 
@@ -138,11 +138,6 @@ def _moment(setting: Setting) -> float:
 def _named(setting: Setting) -> str:
     second = ", product from a second batch" if setting.second else ""
     return f"h {setting.lr:g}, β {setting.beta:g}{second}"
-
-
-def _signed(values: Array) -> str:
-    text = over_seeds(values.tolist())
-    return text if text.startswith("−") else f"+{text}"
 
 
 def _what() -> str:
