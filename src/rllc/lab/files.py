@@ -107,11 +107,7 @@ class Folder:
 
     def names(self, ending: str) -> list[str]:
         """The names of the finished files with this ending, sorted; none if there is no such folder."""
-        fs, root = self._place
-        if not self.is_there():
-            return []
-        names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
-        return sorted(name for name in names if name.endswith(ending) and not name.startswith("."))
+        return [name for name in self._listed() if name.endswith(ending) and not name.startswith(".")]
 
     def read(self, name: str) -> bytes:
         """All of a file.
@@ -148,13 +144,15 @@ class Folder:
     def abandoned(self) -> list[str]:
         """The names of partial files that nobody has written to for an hour."""
         fs, root = self._place
-        if not self.is_there():
-            return []
-        names = (path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False))
         before = datetime.datetime.now(datetime.UTC) - ABANDONED
-        return sorted(
-            name for name in names if PARTIAL.fullmatch(name) and fs.modified(f"{root}/{name}") < before
-        )
+        partial = filter(PARTIAL.fullmatch, self._listed())
+        return [name for name in partial if fs.modified(f"{root}/{name}") < before]
+
+    def _listed(self) -> list[str]:
+        """The names of all files, sorted; none if there is no such folder."""
+        fs, root = self._place
+        paths = fs.ls(root, detail=False) if self.is_there() else []
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
 
 def split(url: str) -> tuple[Folder, str]:
