@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -94,20 +94,15 @@ def sweep(
             while futures:
                 done, futures = wait(futures, POLL_SECONDS, FIRST_COMPLETED)
                 interrupt()
-                for future in done:
-                    if future.cancelled():
-                        continue
-                    finished, said = future.result()
+                for cell, (finished, said) in _outcomes(done, running):
                     if said:
                         say(said)
                     if not finished and not stopping:
-                        lost.append(running[future])
+                        lost.append(cell)
                 progress(workers.steps())
                 if deadline is not None and time.monotonic() > deadline and not stopping:
                     stopping = True
-                    workers.stop()
-                    for future in futures:
-                        future.cancel()
+                    _stop(workers, futures)
             interrupt()
     except BrokenProcessPool:
         raise Broken(
@@ -117,6 +112,20 @@ def sweep(
     if stopping:
         raise OutOfTime
     return lost
+
+
+def _outcomes(
+    done: Iterable[Future[Outcome]], running: Mapping[Future[Outcome], Cell]
+) -> Iterator[tuple[Cell, Outcome]]:
+    """What became of the runs that were begun."""
+    return ((running[future], future.result()) for future in done if not future.cancelled())
+
+
+def _stop(workers: Pool, futures: Iterable[Future[Outcome]]) -> None:
+    """Let runs that were begun end with a checkpoint, and begin no other."""
+    workers.stop()
+    for future in futures:
+        future.cancel()
 
 
 @contextmanager
