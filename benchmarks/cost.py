@@ -13,7 +13,7 @@ import argparse
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -83,7 +83,7 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
 def training(task: Task, name: str) -> tuple[Contender, Contender]:
     """Whole steps of training; steps of the optimizer alone, with the gradient that the former left."""
     net, examples = network(task), batch(task)
-    optimizer = torch_optimizer(name, net.parameters())
+    optimizer = torch_optimizer(name, net)
 
     def whole(steps: int) -> None:
         for _ in range(steps):
@@ -116,11 +116,11 @@ def batch(task: Task) -> Examples:
     return Examples(images, torch.randint(networks.CLASSES, (task.batch,), generator=generator))
 
 
-def torch_optimizer(name: str, params: Iterable[Tensor]) -> torch.optim.Optimizer:
+def torch_optimizer(name: str, net: nn.Module) -> torch.optim.Optimizer:
     """As in the lab's runs."""
     if name == FUSED:
-        return torch.optim.Adam(params, lr=LR, fused=True)
-    return trials(name, Rates((LR,), (LAW_LR,)))[0].build(params)
+        return torch.optim.Adam(net.parameters(), lr=LR, fused=True)
+    return trials(name, Rates((LR,), (LAW_LR,)))[0].build(net, steps=0)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import numpy as np
 
 from rllc.lab.cells import Cell, Point
 from rllc.lab.records import Record
-from rllc.lab.settings import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting, rates_of
+from rllc.lab.settings import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting
 from rllc.lab.tasks import TASKS
 
 IMAGES = ("fashion-mlp", "cifar10-mlp")
@@ -185,7 +185,7 @@ def size(setting: Setting, point: Point) -> float:
     if not point.law:
         return math.nan
     k = 1 if isinstance(setting, RllcAdamW) else len(setting.law)  # type: ignore[union-attr]
-    return rates_of(setting)[0] * float(np.linalg.norm(np.reshape(point.law, (-1, k)), axis=1).mean())
+    return setting.rates[0] * float(np.linalg.norm(np.reshape(point.law, (-1, k)), axis=1).mean())
 
 
 def size_at(record: Record, step: int) -> float:

@@ -19,7 +19,7 @@ from rllc.lab.files import Folder
 from rllc.lab.optimizers import DEFAULTS
 from rllc.lab.options import Compare
 from rllc.lab.selection import Row, best_point, choose
-from rllc.lab.settings import SGD, rates_of
+from rllc.lab.settings import SGD
 from rllc.lab.training import train
 
 MINIATURE = ["compare", "digits-mlp", "--steps", "40", "--seeds", "2", "--workers", "2", "--out"]
@@ -64,7 +64,7 @@ def test_the_table_is_made_from_the_records(miniature):
     for texts in rows_of(miniature)[2:]:
         tried = [records.read(folder, asked.cell(s, 0)) for s in asked.tried[texts[0]]]
         best = choose(tried).cell.setting
-        assert texts[1].rstrip("*") == f"{rates_of(best)[0]:g}"
+        assert texts[1].rstrip("*") == f"{best.rates[0]:g}"
         ends = [records.read(folder, asked.cell(best, seed)) for seed in range(2)]
         there = [100 * best_point(r).test_accuracy for r in ends]
         assert texts[6] == f"{statistics.mean(there):.2f} ± {statistics.stdev(there):.2f}"

@@ -14,7 +14,7 @@ from rllc.lab import records
 from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest
 from rllc.lab.files import Folder
 from rllc.lab.records import Record
-from rllc.lab.settings import Cosine, RllcAdamW, Rules, method, name_of, rates_of
+from rllc.lab.settings import Cosine, RllcAdamW, Rules
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import train
 from rllc.law import LawStep
@@ -61,13 +61,13 @@ def test_a_union_of_rules_is_built_with_all_its_settings():
         *(0.1, 0.02, (1.0, 2.0, 3.0)),
         **dict(q=2.0, decay=0.7, clip=None, growth=0.2, smoothing=0.9, scope="tensor", average=3.0),
     )
-    built = method(setting, torch.nn.BatchNorm1d(3), 10).optimizer
+    built = setting.method(torch.nn.BatchNorm1d(3), 10).optimizer
     assert (built.memory.k, built.memory.rules[1].b1, built.scope) == (3, 0.99, "tensor")
     assert built.law.tolist() == [[1.0, 2.0, 3.0]] * 2
     assert built.law_step == LawStep(2.0, 0.7, math.inf, 0.2, 0.9)
     group = built.param_groups[0]
     assert (group["lr"], group["law_lr"], group["average"], len(group["buffers"])) == (0.1, 0.02, 3.0, 2)
-    assert name_of(setting) == "RLLC, M_2(0.6) + Adam(b1=0.99)" and rates_of(setting) == (0.1, 0.02)
+    assert setting.name == "RLLC, M_2(0.6) + Adam(b1=0.99)" and setting.rates == (0.1, 0.02)
 
 
 def points(setting):
@@ -167,7 +167,7 @@ def test_predictions_are_decided_by_their_rules():
                 for reading in variants.readings(name):
                     cell = variants.cell(task, name, reading, 0)
                     accuracy = 0.9 + changes.get(f"{name}, {reading}", 0)
-                    known |= made(cell, accuracy, law=3e-3 / rates_of(cell.setting)[0])
+                    known |= made(cell, accuracy, law=3e-3 / cell.setting.rates[0])
         return known
 
     yes, no = "as predicted", "not as predicted"

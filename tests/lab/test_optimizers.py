@@ -18,16 +18,9 @@ from rllc.lab.settings import (
     Rllc,
     ScheduleFree,
     Stored,
-    method,
-    name_of,
-    rates_of,
 )
 from rllc.lab.tasks import TASKS
 from rllc.torch import RLLC
-
-
-def parameters():
-    return [torch.nn.Parameter(torch.ones(3))]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +69,7 @@ def test_trials_are_different_and_go_by_their_name():
     for name in DEFAULTS:
         tried = trials(name, Rates())
         assert len(set(tried)) == len(tried)
-        assert {name_of(setting) for setting in tried} == {name}
+        assert {setting.name for setting in tried} == {name}
 
 
 def test_law_rates_are_for_memories_only():
@@ -94,14 +87,14 @@ def test_the_papers_grids_are_15_rates_or_6_by_3():
     assert len(PAPER) == 11 and tuple(map(named, PAPER)) == PAPER
     assert [len(paper_trials(name)) for name in PAPER] == [15] * 3 + [18] * 8
     assert {len(paper_trials(name)) for name in CONTROLS} == {15, 18}
-    assert [rates_of(s)[0] for s in paper_trials("Adam")[:4]] == [1e-7, 3e-7, 1e-6, 3e-6]
-    assert len({rates_of(s) for s in paper_trials("M_2(0.6)")}) == 18
+    assert [s.rates[0] for s in paper_trials("Adam")[:4]] == [1e-7, 3e-7, 1e-6, 3e-6]
+    assert len({s.rates for s in paper_trials("M_2(0.6)")}) == 18
 
 
 def test_controls_go_by_their_names():
     assert tuple(map(named, CONTROLS)) == CONTROLS and not set(CONTROLS) & set(PAPER)
     for name in CONTROLS:
-        assert {name_of(setting) for setting in paper_trials(name)} == {name}
+        assert {setting.name for setting in paper_trials(name)} == {name}
         assert len(trials(name, Rates())) == 6
 
 
@@ -114,7 +107,7 @@ def a_net():
 def walk(setting, grads, steps=None):
     """The weights after each of these gradients, and the method."""
     net = a_net()
-    made = method(setting, net, steps or len(grads))
+    made = setting.method(net, steps or len(grads))
     weights = []
     for g in grads:
         net.weight.grad = torch.tensor([g])
@@ -158,7 +151,7 @@ def test_the_polynomial_average_weighs_late_points_more():
 
 def test_averages_leave_counters_of_batch_normalisation_whole():
     net = torch.nn.BatchNorm1d(2)
-    average = method(Averaged(SGD(0.1), Polynomial(9)), net, 3).average
+    average = Averaged(SGD(0.1), Polynomial(9)).method(net, 3).average
     for _ in range(3):
         net(torch.randn(4, 2))
         average.update_parameters(net)
@@ -185,17 +178,18 @@ def test_schedule_free_is_its_authors():
 
 
 def test_baselines_are_those_of_torch():
-    sgd, heavy, adam = SGD(0.1), SGD(0.1, momentum=0.9), Adam(1e-3)
-    assert type(sgd.build(parameters())) is torch.optim.SGD
-    assert heavy.build(parameters()).defaults["momentum"] == 0.9
-    built = adam.build(parameters()).defaults
-    own = torch.optim.Adam(parameters()).defaults
-    assert built == own  # betas and eps are torch's defaults, 1e-3 too
+    net = a_net()
+    assert type(SGD(0.1).build(net, 10)) is torch.optim.SGD
+    assert SGD(0.1, momentum=0.9).build(net, 10).defaults["momentum"] == 0.9
+    built = Adam(1e-3).build(net, 10).defaults
+    assert (
+        built == torch.optim.Adam(net.parameters()).defaults
+    )  # betas and eps are torch's defaults, 1e-3 too
 
 
 def test_rllc_is_built_with_all_its_settings():
     setting = Rllc("M(0.9) + M(0.0)", 0.3, 0.02, (0.5, -1.0), guard=False)
-    built = setting.build(parameters())
+    built = setting.build(a_net(), 10)
     assert isinstance(built, RLLC)
     assert (built.defaults["lr"], built.defaults["law_lr"]) == (0.3, 0.02)
     assert built.law.tolist() == [0.5, -1.0]
@@ -208,14 +202,14 @@ def test_units_in_fewer_bytes_are_a_setting_of_their_own(name, dtype):
     assert full == f"M(0.9) + M(0.0), {name}"
     (setting,) = trials(full, Rates((0.1,), (0.01,)))
     assert setting == Stored(Rllc("M(0.9) + M(0.0)", 0.1, 0.01, (1.0, 1.0)), name)
-    assert (name_of(setting), rates_of(setting)) == (full, (0.1, 0.01))
-    (built,) = (method(setting, torch.nn.Linear(64, 100), 10).optimizer,)
+    assert (setting.name, setting.rates) == (full, (0.1, 0.01))
+    (built,) = (setting.method(torch.nn.Linear(64, 100), 10).optimizer,)
     assert built.memory_dtype == dtype
     cell = Cell(TASKS["digits-mlp"], setting, 0, 10, "cpu", 2)
     assert cell_of(canonical(cell)) == cell
 
 
 def test_the_defaults_written_into_a_record_are_those_of_the_optimizer():
-    plain = RLLC(parameters(), "M(0.9) + M(0.0)", lr=0.1, law_lr=0.1)
+    plain = RLLC(a_net().parameters(), "M(0.9) + M(0.0)", lr=0.1, law_lr=0.1)
     assert (TWO_UNITS.inverse, TWO_UNITS.guard) == (plain.inverse, plain.guard)
     assert list(TWO_UNITS.law) == plain.law.tolist()

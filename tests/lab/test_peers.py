@@ -23,10 +23,6 @@ from rllc.lab.settings import (
     Cosine,
     Polynomial,
     RllcAdamW,
-    knows_its_end,
-    method,
-    name_of,
-    rates_of,
 )
 from rllc.lab.tasks import tensors
 from rllc.lab.training import train
@@ -63,15 +59,15 @@ def test_names_and_grids():
     assert not set(ADAPTIVE) & {*PAPER, *CONTROLS}
     for name in ADAPTIVE:
         tried = trials(name, Rates())
-        assert {name_of(setting) for setting in tried} == {name}
+        assert {setting.name for setting in tried} == {name}
         assert paper_trials(name) == tried and len(set(tried)) == 5
-        rates = [rates_of(setting)[0] for setting in tried]
+        rates = [setting.rates[0] for setting in tried]
         assert rates == sorted(rates) and rates[-1] / rates[0] == pytest.approx(100)
-    assert rates_of(RllcAdamW()) == (1e-3, 0.04) and rates_of(AdamHD(1e-3)) == (1e-3, 1e-7)
+    assert RllcAdamW().rates == (1e-3, 0.04) and AdamHD(1e-3).rates == (1e-3, 1e-7)
     assert RllcAdamW() in trials("RLLC-AdamW", Rates())
 
 
-@pytest.mark.parametrize("setting", USUAL, ids=name_of)
+@pytest.mark.parametrize("setting", USUAL, ids=lambda setting: setting.name)
 def test_it_learns_and_its_record_holds_every_setting(setting):
     made = cell(setting, steps=60, points=2)
     text = canonical(made)
@@ -82,7 +78,7 @@ def test_it_learns_and_its_record_holds_every_setting(setting):
     assert last.valid_loss < 0.98 * first.valid_loss and last.valid_accuracy > first.valid_accuracy
 
 
-@pytest.mark.parametrize("setting", USUAL, ids=name_of)
+@pytest.mark.parametrize("setting", USUAL, ids=lambda setting: setting.name)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(setting, tmp_path):
     made, keep, asked = cell(setting, steps=12, points=3), Folder(str(tmp_path)), []
 
@@ -97,14 +93,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(setting, tmp_path):
 def test_without_weight_decay_as_the_others():
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     for setting in USUAL:
-        groups = method(setting, net, 10).optimizer.param_groups
+        groups = setting.method(net, 10).optimizer.param_groups
         assert {group["weight_decay"] for group in groups} == {0}
 
 
 @pytest.mark.parametrize("setting", [Prodigy(1.0), DAdaptation(1.0)])
 def test_parameter_free_ones_have_their_authors_defaults(setting):
     net = torch.nn.Linear(3, 1)
-    optimizer = method(setting, net, 10).optimizer
+    optimizer = setting.method(net, 10).optimizer
     (group,), plain = optimizer.param_groups, type(optimizer)(net.parameters()).param_groups[0]
     assert type(optimizer).__module__.startswith("pytorch_optimizer")
     differ = {name for name in plain if name not in ("params", "foreach") and group[name] != plain[name]}
@@ -114,9 +110,10 @@ def test_parameter_free_ones_have_their_authors_defaults(setting):
 def test_ademamix_warms_up_over_the_run_and_so_knows_its_end():
     net = torch.nn.Linear(3, 1)
     for steps in (10, 300):
-        assert method(AdEMAMix(1e-3), net, steps).optimizer.param_groups[0]["t_alpha_beta3"] == steps
-    assert knows_its_end(AdEMAMix(1e-3)) and knows_its_end(Cosine(Adam(1e-3)))
-    assert not any(map(knows_its_end, (Adam(1e-3), Prodigy(1.0), Mechanic(1.0), Muon(1e-3), RllcAdamW())))
+        assert AdEMAMix(1e-3).method(net, steps).optimizer.param_groups[0]["t_alpha_beta3"] == steps
+    assert AdEMAMix(1e-3).knows_its_end and Cosine(Adam(1e-3)).knows_its_end
+    others = Adam(1e-3), Prodigy(1.0), Mechanic(1.0), Muon(1e-3), RllcAdamW()
+    assert not any(setting.knows_its_end for setting in others)
 
 
 def test_muon_steps_hidden_matrices_and_adam_the_rest():
@@ -126,7 +123,7 @@ def test_muon_steps_hidden_matrices_and_adam_the_rest():
         return torch.nn.Sequential(*layers)
 
     ours, theirs = net(), net()
-    optimizers = method(Muon(0.01), ours, 10).optimizer, torch.optim.Adam(theirs.parameters(), lr=0.01)
+    optimizers = Muon(0.01).method(ours, 10).optimizer, torch.optim.Adam(theirs.parameters(), lr=0.01)
     for seed in range(3):
         for one, optimizer in zip((ours, theirs), optimizers, strict=True):
             generator = torch.Generator().manual_seed(seed)
@@ -222,7 +219,7 @@ def test_rllc_adamw_is_built_with_all_its_settings():
         betas=(0.8, 0.9),
         eps=1e-6,
     )
-    built = method(setting, torch.nn.BatchNorm1d(3), 10).optimizer
+    built = setting.method(torch.nn.BatchNorm1d(3), 10).optimizer
     group = built.param_groups[0]
     assert (group["lr"], group["law_lr"], group["betas"], group["eps"]) == (0.01, 0.02, (0.8, 0.9), 1e-6)
     assert built.law.tolist() == [0.5] and group["average"] == 3.0 and len(group["buffers"]) == 2

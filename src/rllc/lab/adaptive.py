@@ -19,7 +19,7 @@ from rllc.lab.errors import Refused
 from rllc.lab.optimizers import AROUND_ADAM, AROUND_FREE, AROUND_ONE, AROUND_RLLC, Rates, trials
 from rllc.lab.records import Record
 from rllc.lab.search import RecordsOf
-from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting, knows_its_end
+from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting
 from rllc.lab.tasks import TASKS, Task, TextTask
 
 __all__ = [
@@ -117,7 +117,7 @@ class Adaptive:
 
     def cell(self, setting: Setting, seed: int, stop: int) -> Cell:
         """The run that shows what the setting has reached at a stopping time."""
-        steps, met = (stop, (stop,)) if knows_its_end(setting) else (self.steps, self.stops)
+        steps, met = (stop, (stop,)) if setting.knows_its_end else (self.steps, self.stops)
         return Cell(self.task, setting, seed, steps, self.device, _points(self.task, steps, met))
 
     def tries(self, contender: Contender) -> list[Cell]:

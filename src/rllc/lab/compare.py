@@ -27,7 +27,6 @@ from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
 from rllc.lab.search import Plan, search
 from rllc.lab.selection import Row, best_point, finished, reading
-from rllc.lab.settings import rates_of
 from rllc.lab.sweep import cores, pool
 
 __all__ = ["COLUMNS", "main", "notes", "plan", "table"]
@@ -110,7 +109,7 @@ def _choice(rows: Sequence[Row]) -> str:
 def _texts(row: Row) -> tuple[str, ...]:
     if not row.records:
         return (row.name, "all", "", "diverged", "", "", "", "")
-    (lr, second), ended = rates_of(row.records[0].cell.setting), finished(row.records)
+    (lr, second), ended = row.records[0].cell.setting.rates, finished(row.records)
     last, best = [r.result.points[-1] for r in ended], [best_point(r) for r in ended]
     lost = len(row.records) - len(ended)
     return (
@@ -131,8 +130,8 @@ def _percent(values: Sequence[float]) -> str:
 
 def _at_edge(row: Row) -> bool:
     """Whether the chosen learning rate is the smallest or the largest of several tried."""
-    tried = {rates_of(setting)[0] for setting in row.tried}
-    chosen = {rates_of(record.cell.setting)[0] for record in row.records}
+    tried = {setting.rates[0] for setting in row.tried}
+    chosen = {record.cell.setting.rates[0] for record in row.records}
     return len(tried) > 1 and bool(chosen & {min(tried), max(tried)})
 
 

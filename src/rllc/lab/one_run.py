@@ -13,7 +13,6 @@ from rich.table import Table
 from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.records import Record
 from rllc.lab.selection import best_point, reading
-from rllc.lab.settings import name_of
 
 __all__ = ["say", "show", "versions"]
 
@@ -38,7 +37,7 @@ def versions(record: Record) -> str:
 
 
 def _title(cell: Cell) -> str:
-    return f"{name_of(cell.setting)} on {cell.task.name}, seed {cell.seed}"
+    return f"{cell.setting.name} on {cell.task.name}, seed {cell.seed}"
 
 
 def _outcome(record: Record) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from rllc.lab.controls import HypergradientAdam, MechanicAdam
+from rllc.lab.methods import Base
 
 __all__ = ["AdEMAMix", "AdamHD", "DAdaptation", "Mechanic", "Muon", "Peer", "Prodigy"]
 
@@ -21,7 +23,7 @@ Betas = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Prodigy:
+class Prodigy(Base):
     """Prodigy (arXiv 2306.06101). Its lr multiplies the step it finds; the authors leave it at 1."""
 
     lr: float
@@ -35,12 +37,16 @@ class Prodigy:
 
 
 @dataclass(frozen=True)
-class DAdaptation:
+class DAdaptation(Base):
     """Adam with D-Adaptation (arXiv 2301.07733). Its lr multiplies the step it finds; 1 is the default."""
 
     lr: float
     betas: Betas = (0.9, 0.999)
     eps: float = 1e-8
+
+    @property
+    def name(self) -> str:
+        return "D-Adaptation Adam"
 
     def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
         from pytorch_optimizer import DAdaptAdam
@@ -49,25 +55,30 @@ class DAdaptation:
 
 
 @dataclass(frozen=True)
-class Mechanic:
+class Mechanic(Base):
     """Mechanic (arXiv 2306.00144) around Adam, whose lr multiplies the step it finds; 1 is the default."""
 
     lr: float
     betas: Betas = (0.9, 0.999)
     eps: float = 1e-8
 
+    @property
+    def name(self) -> str:
+        return "Mechanic Adam"
+
     def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
         return MechanicAdam(net.parameters(), lr=self.lr, betas=self.betas, eps=self.eps)
 
 
 @dataclass(frozen=True)
-class AdEMAMix:
+class AdEMAMix(Base):
     """AdEMAMix (arXiv 2409.03137). Its two warm-ups take the whole run, as the authors have it."""
 
     lr: float
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
     alpha: float = 5.0
     eps: float = 1e-8
+    knows_its_end: ClassVar[bool] = True
 
     def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
         from pytorch_optimizer import AdEMAMix
@@ -84,7 +95,7 @@ class AdEMAMix:
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(Base):
     """Muon for the matrices of all layers but the last, Adam for the rest, at one rate.
 
     Steps of matrices have the root mean square of Adam's (arXiv 2502.16982), so that one rate suits both.
@@ -110,13 +121,21 @@ class Muon:
 
 
 @dataclass(frozen=True)
-class AdamHD:
+class AdamHD(Base):
     """Adam whose learning rate learns at the rate hyper_lr, its authors' for an MLP (arXiv 1703.04782)."""
 
     lr: float
     hyper_lr: float = 1e-7
     betas: Betas = (0.9, 0.999)
     eps: float = 1e-8
+
+    @property
+    def name(self) -> str:
+        return "hypergradient Adam"
+
+    @property
+    def rates(self) -> tuple[float, float | None]:
+        return self.lr, self.hyper_lr
 
     def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
         return HypergradientAdam(net.parameters(), self.lr, self.hyper_lr, self.betas, self.eps)

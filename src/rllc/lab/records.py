@@ -31,7 +31,6 @@ import torch
 from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest, digest_of
 from rllc.lab.errors import Damaged, first_line
 from rllc.lab.files import Folder
-from rllc.lab.settings import name_of
 
 __all__ = [
     "ENDING",
@@ -226,7 +225,7 @@ def _row(record: Record) -> dict[str, Any]:
     return {
         "digest": digest(cell),
         "task": cell.task.name,
-        "optimizer": name_of(cell.setting),
+        "optimizer": cell.setting.name,
         "seed": cell.seed,
         "steps": cell.steps,
         "configuration": canonical(cell),

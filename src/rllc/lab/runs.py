@@ -26,7 +26,6 @@ from rllc.lab.one_run import say
 from rllc.lab.options import Merge, Prune, RunsList, RunsShow
 from rllc.lab.records import Foreign, Record
 from rllc.lab.selection import best_point, choose, finished
-from rllc.lab.settings import name_of
 
 __all__ = ["gather", "list_runs", "merge", "prune", "show_run"]
 
@@ -172,7 +171,7 @@ LIST_COLUMNS = (
 
 def _kind(record: Record) -> tuple[str, str, int, str]:
     cell = record.cell
-    return cell.task.name, name_of(cell.setting), cell.steps, cell.device
+    return cell.task.name, cell.setting.name, cell.steps, cell.device
 
 
 def _summary(group: Sequence[Record]) -> tuple[str, ...]:

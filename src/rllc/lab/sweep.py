@@ -30,7 +30,6 @@ from rllc.lab.cells import Cell, Result, digest
 from rllc.lab.errors import Broken, Damaged, OutOfTime
 from rllc.lab.files import Folder
 from rllc.lab.records import Record
-from rllc.lab.settings import name_of, rates_of
 
 __all__ = ["Outcome", "Pool", "cores", "finish", "kept", "out_of_memory", "pool", "sweep"]
 
@@ -263,9 +262,9 @@ def _is_out_of_memory(reason: Exception) -> bool:
 
 
 def _text(cell: Cell) -> str:
-    lr, second = rates_of(cell.setting)
+    lr, second = cell.setting.rates
     rates = f"lr {lr:g}" + (f", {second:g}" if second is not None else "")
-    return f"{name_of(cell.setting)} ({rates}) on {cell.task.name}, seed {cell.seed},"
+    return f"{cell.setting.name} ({rates}) on {cell.task.name}, seed {cell.seed},"
 
 
 # What runs in a worker process.

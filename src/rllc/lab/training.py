@@ -28,7 +28,8 @@ from rllc.lab import checkpoints, networks
 from rllc.lab.cells import Cell, Point, Result, digest, evaluation_steps
 from rllc.lab.files import Folder
 from rllc.lab.graphs import Captured
-from rllc.lab.settings import SGD, Adam, Method, Rllc, method
+from rllc.lab.methods import Method
+from rllc.lab.settings import SGD, Adam, Rllc
 from rllc.lab.tasks import Examples, Splits, Task, TextTask, augment, tensors
 from rllc.torch import RLLC, RLLCAdamW
 
@@ -125,7 +126,7 @@ class _Run:
 
 def _start(cell: Cell, splits: Splits) -> _Run:
     net, layout = _network(cell.task, cell.seed, cell.device, splits)
-    how = method(cell.setting, net, cell.steps)
+    how = cell.setting.method(net, cell.steps)
     step = functools.partial(_step, net, how, layout)
     captured = cell.device == "cuda" and isinstance(cell.setting, CAPTURABLE)
     return _Run(net, how, layout, Captured(step) if captured else step)

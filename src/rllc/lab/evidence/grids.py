@@ -17,7 +17,7 @@ from rllc.lab.evidence.tables import percent_and_std
 from rllc.lab.records import Record
 from rllc.lab.search import GRIDS, Plan, among, search
 from rllc.lab.selection import Row, finished
-from rllc.lab.settings import Setting, rates_of
+from rllc.lab.settings import Setting
 from rllc.lab.studies import STUDIES, rows
 from rllc.lab.texts import minus
 
@@ -84,7 +84,7 @@ def _line(side: str, here: Sequence[Choice | None]) -> Line:
 
 
 def _entry(row: Row) -> Entry:
-    rates = ", ".join(f"{rate:g}" for rate in rates_of(_setting(row)) if rate is not None)
+    rates = ", ".join(f"{rate:g}" for rate in _setting(row).rates if rate is not None)
     return Entry(percent_and_std(accuracies(row, READING)), aside=f"({rates})")
 
 

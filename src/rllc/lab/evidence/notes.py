@@ -9,7 +9,6 @@ import scipy.stats
 from rllc.lab.evidence import paper
 from rllc.lab.evidence.outcomes import Rows, accuracies, beside_paper, steps_on, tasks_in
 from rllc.lab.selection import READINGS, Row, finished
-from rllc.lab.settings import rates_of
 from rllc.lab.studies import PAPER_TASKS, Study
 from rllc.lab.texts import minus
 
@@ -121,7 +120,7 @@ def _edges(found: Rows) -> str:
 
 def _at_edge(row: Row) -> bool:
     """Whether the smallest or the largest of the values tried was chosen, of either rate."""
-    chosen, tried = rates_of(row.records[0].cell.setting), map(rates_of, row.tried)
+    chosen, tried = row.records[0].cell.setting.rates, (setting.rates for setting in row.tried)
     columns = (sorted({rate for rate in column if rate is not None}) for column in zip(*tried, strict=True))
     return any(len(c) > 1 and rate in (c[0], c[-1]) for rate, c in zip(chosen, columns, strict=True))
 

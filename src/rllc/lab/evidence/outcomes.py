@@ -21,7 +21,6 @@ from rllc.lab.evidence import paper
 from rllc.lab.optimizers import PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import Row, best_point, finished, reading
-from rllc.lab.settings import name_of
 from rllc.lab.studies import steps_of
 
 __all__ = [
@@ -139,7 +138,7 @@ def quickest(records: Sequence[Record]) -> dict[tuple[str, str], float]:
         here = [record for record in finished(records) if record.cell.task.name == task]
         machine = statistics.mode(_machine(record) for record in here) if here else None
         for record in here:
-            key = task, name_of(record.cell.setting)
+            key = task, record.cell.setting.name
             if _machine(record) == machine:
                 found[key] = min(found.get(key, math.inf), record.result.ms_per_step)
     return found

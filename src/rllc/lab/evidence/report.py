@@ -31,7 +31,6 @@ from rllc.lab.evidence.tables import table
 from rllc.lab.files import write_text
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, best_point, finished
-from rllc.lab.settings import name_of, rates_of
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]
@@ -150,7 +149,7 @@ def _rows_outside(task: str, records: Sequence[Record]) -> list[Row]:
     full = [record for record in here if record.cell.steps == steps_of(here)]
     of: dict[str, list[Record]] = {}
     for record in full:
-        of.setdefault(name_of(record.cell.setting), []).append(record)
+        of.setdefault(record.cell.setting.name, []).append(record)
     return [row_of(name, ours, ours) for name, ours in of.items()]
 
 
@@ -259,7 +258,7 @@ def _template() -> jinja2.Template:
     )
     page.globals |= {"css": Markup(_part("report.css")), "js": Markup(_part("report.js"))}
     page.globals |= {"plotly": Markup(get_plotlyjs()), "readings": {k: READING_NAMES[k] for k in READINGS}}
-    page.globals |= {"best_point": best_point, "rates_of": rates_of, "finished": finished}
+    page.globals |= {"best_point": best_point, "finished": finished}
     return page.from_string(_part("report.html"))
 
 

@@ -34,7 +34,6 @@ from rllc.lab.evidence.paper import published
 from rllc.lab.optimizers import CONTROLS, PAPER
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row
-from rllc.lab.settings import rates_of
 from rllc.lab.studies import STUDIES, rows
 from rllc.lab.texts import minus
 from rllc.notation import parse
@@ -299,7 +298,7 @@ def _by_name(names: Iterable[str], columns: Mapping[str, Mapping[str, Entry]]) -
 def _rates(names: Sequence[str], found: Rows, task: str, place: int) -> dict[str, Entry]:
     """The learning rates chosen, or with place 1 the law's, where there is one."""
     chosen = {name: row for name in names if (row := found.get((task, name))) and row.records}
-    rates = {name: rates_of(row.records[0].cell.setting)[place] for name, row in chosen.items()}
+    rates = {name: row.records[0].cell.setting.rates[place] for name, row in chosen.items()}
     return {name: Entry("" if rate is None else f"{rate:g}") for name, rate in rates.items()}
 
 
