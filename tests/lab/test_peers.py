@@ -13,7 +13,7 @@ from made import DIGITS, cell
 
 from rllc.lab import training
 from rllc.lab.cells import canonical, cell_of
-from rllc.lab.controls import HypergradientAdam, MechanicAdam
+from rllc.lab.controls import HypergradientAdam, HypergradientSGD, MechanicAdam
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import ADAPTIVE, CONTROLS, PAPER, Rates, named, paper_trials, trials
 from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
@@ -157,6 +157,31 @@ def test_hypergradient_adam_that_does_not_learn_is_adam():
     p, q = parameter(), parameter()
     ours = walk(HypergradientAdam([p], 0.1, 0.0), p)
     assert np.array_equal(ours, walk(torch.optim.Adam([q], lr=0.1), q))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: HypergradientSGD([p], 0.1, 0.01),
+        lambda p: HypergradientAdam([p], 0.1, 0.01),
+        lambda p: MechanicAdam([p], lr=0.1),
+    ],
+)
+def test_a_closure_is_evaluated_once_a_step_as_in_torch(make):
+    p, q = parameter(), parameter()
+    with_closure, plain, losses = make(p), make(q), []
+
+    def closure():
+        with_closure.zero_grad()
+        losses.append(p.square().sum())
+        losses[-1].backward()
+        return losses[-1]
+
+    for steps in range(3):
+        assert with_closure.step(closure) is losses[steps]
+        q.grad = 2 * q.detach()
+        assert plain.step() is None
+    assert torch.equal(p, q) and len(losses) == 3
 
 
 def test_mechanic_is_that_of_optax():

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 __all__ = ["HypergradientAdam", "HypergradientSGD", "MechanicAdam", "polynomial_average"]
 
+Closure = Callable[[], float]
+
 
 class HypergradientSGD(torch.optim.Optimizer):
     """SGD with heavy-ball momentum whose learning rate learns: SGDN-HD of Baydin et al. (arXiv 1703.04782).
@@ -24,8 +26,9 @@ class HypergradientSGD(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "hyper_lr": hyper_lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there."""
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One step on the gradients that are there, or that the closure computes; returns its loss."""
+        loss = _evaluated(closure)
         (group,) = self.param_groups
         params = [p for p in group["params"] if p.grad is not None]
         grads = [p.grad for p in params if p.grad is not None]
@@ -37,6 +40,7 @@ class HypergradientSGD(torch.optim.Optimizer):
         torch._foreach_mul_(directions, group["momentum"])
         torch._foreach_add_(directions, grads)
         torch._foreach_add_(params, directions, alpha=-group["lr"])
+        return loss
 
 
 class HypergradientAdam(torch.optim.Adam):
@@ -59,8 +63,9 @@ class HypergradientAdam(torch.optim.Adam):
         self.param_groups[0]["hyper_lr"] = hyper_lr
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there."""
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One step on the gradients that are there, or that the closure computes; returns its loss."""
+        loss = _evaluated(closure)
         (group,) = self.param_groups
         moved = [p for p in group["params"] if p.grad is not None and self.state[p]]
         if moved:
@@ -68,6 +73,7 @@ class HypergradientAdam(torch.optim.Adam):
             directions = [_direction(self.state[p], group["betas"], group["eps"]) for p in moved]
             group["lr"] += group["hyper_lr"] * _dot(grads, directions).item()
         super().step()
+        return loss
 
 
 class MechanicAdam(torch.optim.Adam):
@@ -79,8 +85,9 @@ class MechanicAdam(torch.optim.Adam):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there."""
+    def step(self, closure: Closure | None = None) -> float | None:  # type: ignore[override]
+        """One step on the gradients that are there, or that the closure computes; returns its loss."""
+        loss = _evaluated(closure)
         (group,) = self.param_groups
         params = [p for p in group["params"] if p.grad is not None]
         grads = [p.grad for p in params if p.grad is not None]
@@ -98,6 +105,7 @@ class MechanicAdam(torch.optim.Adam):
         group["bets"] = _next_bets(bets, h.double().cpu())
         torch._foreach_copy_(params, starts)
         torch._foreach_add_(params, deltas, alpha=-group["bets"][-1].sum().item())
+        return loss
 
 
 MECHANIC_EPS, MECHANIC_DECAY, MECHANIC_START = 1e-8, 1e-2, 1e-6
@@ -119,6 +127,14 @@ def _next_bets(bets: Tensor, h: Tensor) -> Tensor:
     m = torch.maximum(MECHANIC_BETAS * m, h.abs() + MECHANIC_EPS)
     wealth = MECHANIC_START / len(MECHANIC_BETAS) * m + r.clamp(min=0)
     return torch.stack([r, v, m, wealth / (v.sqrt() + MECHANIC_EPS)])
+
+
+def _evaluated(closure: Closure | None) -> float | None:
+    """The loss of a closure, which computes gradients, too."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def _direction(state: dict[str, Tensor], betas: tuple[float, float], eps: float) -> Tensor:
