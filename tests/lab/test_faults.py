@@ -21,7 +21,7 @@ import torch
 from made import DIGITS, TWO_UNITS, cell
 from rich.console import Console
 
-from rllc.lab import checkpoints, files, records, run, runs, sweep, training
+from rllc.lab import checkpoints, files, pruning, records, run, runs, sweep, training
 from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, Damaged
 from rllc.lab.files import Folder
@@ -242,7 +242,7 @@ def go(options):
 def go_prune(folder):
     """What `rllc runs prune --yes` prints, line by line."""
     out = io.StringIO()
-    runs.prune(Prune(str(folder), yes=True), Console(file=out))
+    pruning.prune(Prune(str(folder), yes=True), Console(file=out))
     return out.getvalue().splitlines()
 
 

@@ -10,7 +10,7 @@ import pytest
 from made import TWO_UNITS, record
 from rich.console import Console
 
-from rllc.lab import cells, checkpoints, records, runs
+from rllc.lab import cells, checkpoints, merging, pruning, records, runs
 from rllc.lab.cells import digest
 from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
@@ -75,7 +75,7 @@ def test_a_run_found_twice_is_the_one_made_first(tmp_path):
 def test_records_on_another_filesystem():
     where = f"memory://{time.monotonic_ns()}"
     put(where, GOOD)
-    said(runs.merge, Merge((where,), f"{where}/all.parquet"))
+    said(merging.merge, Merge((where,), f"{where}/all.parquet"))
     assert runs.gather(f"{where}/all.parquet") == ([GOOD], [])
     assert cells_of(runs.gather(where)[0]) == {GOOD.cell}
 
@@ -161,11 +161,11 @@ def test_digits_that_name_no_run_or_several_are_refused(tmp_path):
 def test_a_merge_has_every_run_once_in_a_folder_or_a_file(tmp_path):
     a, b = put(tmp_path / "a", GOOD, BETTER), put(tmp_path / "b", BETTER, OTHER_SEED, LOST, LAWFUL)
     for out in ("c", "c.parquet"):
-        (line,) = said(runs.merge, Merge((a, b), str(tmp_path / out)))
+        (line,) = said(merging.merge, Merge((a, b), str(tmp_path / out)))
         assert line == f"{tmp_path / out}: 5 runs, 5 of them new"
         found, damaged = runs.gather(str(tmp_path / out))
         assert sorted(map(repr, found)) == sorted(map(repr, FIVE)) and not damaged
-    again = said(runs.merge, Merge((a,), str(tmp_path / "c.parquet")))
+    again = said(merging.merge, Merge((a,), str(tmp_path / "c.parquet")))
     assert again == [f"{tmp_path}/c.parquet: 5 runs, 0 of them new"]
     assert cells_of(runs.gather(str(tmp_path / "c.parquet"))[0]) == cells_of(FIVE)
 
@@ -176,7 +176,7 @@ def test_of_two_with_other_numbers_the_first_stays_whichever_is_the_target(tmp_p
     later = replace(later, cell=GOOD.cell)
     one, two = put(tmp_path / "1", first), put(tmp_path / "2", later)
     for source, target in ((one, two), (two, one)):
-        line, total = said(runs.merge, Merge((source,), target))
+        line, total = said(merging.merge, Merge((source,), target))
         assert line == (
             f"made twice, with other numbers: 1 ({digest(GOOD.cell)[:8]} for one); kept what was made"
             " first, with torch 1 on an abacus, not what was made with torch 2 on a slide rule"
@@ -190,14 +190,14 @@ def test_the_same_numbers_made_twice_are_nothing_to_talk_about(tmp_path):
     slower = made(GOOD, 2)
     slower = replace(slower, result=slower.result._replace(ms_per_step=9.0))
     one, two = put(tmp_path / "1", made(GOOD, 1)), put(tmp_path / "2", slower)
-    assert len(said(runs.merge, Merge((one, two), str(tmp_path / "3")))) == 1
+    assert len(said(merging.merge, Merge((one, two), str(tmp_path / "3")))) == 1
     assert runs.gather(str(tmp_path / "3"))[0] == [made(GOOD, 1)]
 
 
 def test_a_merge_keeps_what_the_target_has_and_heals_what_is_damaged(tmp_path):
     target, source = put(tmp_path / "t", OTHER_SEED, LAWFUL), put(tmp_path / "s", GOOD, OTHER_SEED, BETTER)
     healed, lost = damage(target, OTHER_SEED), damage(source, BETTER)
-    lines = said(runs.merge, Merge((source,), target))
+    lines = said(merging.merge, Merge((source,), target))
     assert healed in lines[0] and lost in lines[1]
     found, damaged = runs.gather(target)
     assert cells_of(found) == cells_of([OTHER_SEED, LAWFUL, GOOD]) and not damaged
@@ -208,7 +208,7 @@ def test_a_damaged_file_is_not_merged_over(tmp_path):
     path.write_bytes(records.pack(FIVE)[:-100])
     before = path.read_bytes()
     with pytest.raises(Refused, match=r"all\.parquet is damaged .*move it away"):
-        runs.merge(Merge((put(tmp_path / "a", GOOD),), str(path)), Console())
+        merging.merge(Merge((put(tmp_path / "a", GOOD),), str(path)), Console())
     assert path.read_bytes() == before
 
 
@@ -218,7 +218,7 @@ def test_checkpoints_of_unfinished_runs_come_along_the_further_one(tmp_path):
         checkpoints.save(folder / "checkpoints", "ab" * 16, {"step": step})
         checkpoints.save(folder / "checkpoints", digest(GOOD.cell), {"step": step})
     checkpoints.save(one / "checkpoints", "cd" * 16, {"step": 5})
-    said(runs.merge, Merge((one.url, two.url), out.url))
+    said(merging.merge, Merge((one.url, two.url), out.url))
     assert checkpoints.load(out / "checkpoints", "ab" * 16) == {"step": 300}
     assert checkpoints.load(out / "checkpoints", "cd" * 16) == {"step": 5}
     assert checkpoints.load(out / "checkpoints", digest(GOOD.cell)) == {"step": 200}  # has its record
@@ -227,10 +227,10 @@ def test_checkpoints_of_unfinished_runs_come_along_the_further_one(tmp_path):
 def test_a_folder_of_which_no_run_has_ended_yet_is_merged_too(tmp_path):
     slice1, out = Folder(f"{tmp_path}/1"), Folder(f"{tmp_path}/out")
     checkpoints.save(slice1 / "checkpoints", "ab" * 16, {"step": 100})
-    assert said(runs.merge, Merge((slice1.url,), out.url)) == [f"{out.url}: 0 runs, 0 of them new"]
+    assert said(merging.merge, Merge((slice1.url,), out.url)) == [f"{out.url}: 0 runs, 0 of them new"]
     assert checkpoints.load(out / "checkpoints", "ab" * 16) == {"step": 100}
     with pytest.raises(Refused, match="there are no records in"):
-        runs.merge(Merge((f"{tmp_path}/2",), out.url), Console())
+        merging.merge(Merge((f"{tmp_path}/2",), out.url), Console())
 
 
 def rubbish(tmp_path, monkeypatch):
@@ -261,13 +261,13 @@ def files_of(folder):
 def test_prune_tells_first_and_deletes_rubbish_only(tmp_path, monkeypatch):
     folder, go, stay = rubbish(tmp_path, monkeypatch)
     assert len(go) == 4 and len(stay) == 6
-    lines = said(runs.prune, Prune(folder))
+    lines = said(pruning.prune, Prune(folder))
     assert {line.split(": ")[0].removeprefix(f"{tmp_path}/") for line in lines[:-1]} == go
     assert lines[-1] == "4 files can be deleted; --yes deletes them"
     assert files_of(tmp_path) == go | stay
-    assert said(runs.prune, Prune(folder, yes=True))[:-1] == lines[:-1]
+    assert said(pruning.prune, Prune(folder, yes=True))[:-1] == lines[:-1]
     assert files_of(tmp_path) == stay
-    assert said(runs.prune, Prune(folder, yes=True)) == ["there is nothing to delete"]
+    assert said(pruning.prune, Prune(folder, yes=True)) == ["there is nothing to delete"]
 
 
 def test_a_record_of_another_version_is_named_as_such(tmp_path, monkeypatch):
@@ -282,11 +282,11 @@ def test_a_record_under_anothers_name_is_rubbish(tmp_path):
     folder = put(tmp_path, GOOD)
     (path,) = (tmp_path / "records").iterdir()
     path.rename(path.with_name(f"{'a' * 32}.parquet"))
-    assert "damaged record" in said(runs.prune, Prune(folder))[0]
+    assert "damaged record" in said(pruning.prune, Prune(folder))[0]
 
 
 def test_prune_wants_a_folder(tmp_path):
     with pytest.raises(Refused, match="there is no folder"):
-        runs.prune(Prune(str(tmp_path / "nothing")), Console())
+        pruning.prune(Prune(str(tmp_path / "nothing")), Console())
     with pytest.raises(Refused, match="cannot read no-protocol://x"):
-        runs.prune(Prune("no-protocol://x"), Console())
+        pruning.prune(Prune("no-protocol://x"), Console())

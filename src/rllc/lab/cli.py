@@ -140,7 +140,7 @@ def _evidence(command: options.Table | options.Figure | options.Report, console:
 def _runs(
     command: options.RunsList | options.RunsShow | options.Merge | options.Prune, console: Console
 ) -> None:
-    from rllc.lab import options, runs
+    from rllc.lab import merging, options, pruning, runs
 
     match command:
         case options.RunsList():
@@ -148,9 +148,9 @@ def _runs(
         case options.RunsShow():
             runs.show_run(command, console)
         case options.Merge():
-            runs.merge(command, console)
+            merging.merge(command, console)
         case options.Prune():
-            runs.prune(command, console)
+            pruning.prune(command, console)
 
 
 def _parsed(argv: Sequence[str]) -> Command:

@@ -29,6 +29,7 @@ from rllc.lab.records import Record, find
 from rllc.lab.search import Batch
 from rllc.lab.sweep import Pool, kept, sweep
 from rllc.lab.tasks import Task, TextTask
+from rllc.lab.texts import say
 
 __all__ = ["Maker", "Planned", "making"]
 
@@ -78,7 +79,7 @@ class Maker:
 
     def say(self, line: str) -> None:
         """One line above the progress bar."""
-        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.bar.console, line)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from rich.table import Table
 from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.records import Record
 from rllc.lab.selection import best_point, reading
+from rllc.lab.texts import say
 
-__all__ = ["say", "show", "versions"]
+__all__ = ["show", "versions"]
 
 SHOWN_POINTS = 11
 BARS = "▁▂▃▄▅▆▇█"
@@ -103,8 +104,3 @@ def _span(accuracies: Sequence[float]) -> str:
 
 def _law(point: Point) -> str:
     return f"({', '.join(f'{weight:.4g}' for weight in point.law)})"
-
-
-def say(console: Console, line: str) -> None:
-    """One line of plain text, however long."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,10 +1,14 @@
-"""Small texts: Markdown tables and numbers."""
+"""Small texts: Markdown tables, numbers, a line on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["minus", "over_seeds", "signed", "table"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["minus", "over_seeds", "say", "signed", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -40,3 +44,8 @@ def over_seeds(values: Sequence[float], digits: int = 2) -> str:
 def signed(text: str) -> str:
     """With a plus where there is no minus."""
     return text if text.startswith("−") else f"+{text}"
+
+
+def say(console: Console, line: str) -> None:
+    """One line of plain text, however long."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

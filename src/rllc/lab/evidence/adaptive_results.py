@@ -13,7 +13,6 @@ from rllc.lab.evidence import adaptive, adaptive_figure, adaptive_tables
 from rllc.lab.evidence.drawing import write_picture
 from rllc.lab.evidence.markup import render
 from rllc.lab.options import Figure, Table
-from rllc.lab.records import Record
 
 __all__ = ["draw_figure", "print_tables"]
 
@@ -26,7 +25,7 @@ def print_tables(options: Table, console: Console) -> None:
     """
     if options.against != "nothing":
         raise Refused(f"the paper has no table of {options.study}: leave out --against {options.against}")
-    found = _records(options.folder)
+    found = runs.readable(options.folder)
     if options.format == "markdown":
         sys.stdout.write(adaptive_tables.text(found))
         return
@@ -42,12 +41,5 @@ def draw_figure(options: Figure, console: Console) -> None:
         Broken: the disk is full.
     """
     path = options.out or Path(f"figure{options.number}.png")
-    write_picture(path, adaptive_figure.figure(adaptive.results_in(_records(options.folder))))
+    write_picture(path, adaptive_figure.figure(adaptive.results_in(runs.readable(options.folder))))
     console.print(f"picture  {path}", style="bold")
-
-
-def _records(folder: str) -> list[Record]:
-    found, damaged = runs.gather(folder)
-    for reason in damaged:
-        print(f"rllc: {reason}; left out", file=sys.stderr)
-    return found

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from rllc.lab import runs
-from rllc.lab.errors import Damaged
 from rllc.lab.evidence import cost, figures, report, tables
 from rllc.lab.evidence.drawing import write_picture
 from rllc.lab.options import Figure, Report, Table
-from rllc.lab.records import Record
 
 __all__ = ["draw_figure", "print_table", "write_report"]
 
@@ -28,7 +25,7 @@ def print_table(options: Table, console: Console) -> None:
     """
     which = options.number if options.study == "table1" else options.study
     against = "paper" if options.against == "paper" else None
-    made = tables.table(which, _records(options.folder), options.reading, against)
+    made = tables.table(which, runs.readable(options.folder), options.reading, against)
     sys.stdout.write(tables.render(made, options.format))
 
 
@@ -42,7 +39,7 @@ def draw_figure(options: Figure, console: Console) -> None:
     if options.number == COST:
         drawing = cost.figure(Path(options.folder))
     else:
-        drawing = figures.figure(options.number, _records(options.folder))
+        drawing = figures.figure(options.number, runs.readable(options.folder))
     path = options.out or Path(f"figure{options.number}.png")
     write_picture(path, drawing)
     console.print(f"picture  {path}", style="bold")
@@ -58,14 +55,3 @@ def write_report(options: Report, console: Console) -> None:
     found, damaged = runs.gather(options.folder)
     report.write(options.out, found, damaged)
     console.print(f"page  {options.out}: {len(found):,} runs", style="bold")
-
-
-def _records(folder: str) -> Sequence[Record]:
-    found, damaged = runs.gather(folder)
-    for reason in damaged:
-        _warn(reason)
-    return found
-
-
-def _warn(reason: Damaged) -> None:
-    print(f"rllc: {reason}; left out", file=sys.stderr)

@@ -32,8 +32,7 @@ from rllc.lab.memoryless.images import examples, initialise, mean_loss
 from rllc.lab.memoryless.names import Chosen, Given, named
 from rllc.lab.memoryless.orders import LAST, errors, halvings, slope
 from rllc.lab.memoryless.problems import PROBLEMS, Problem
-from rllc.lab.one_run import say
-from rllc.lab.texts import minus
+from rllc.lab.texts import minus, say
 from rllc.memoryless import ClosedForm, Effect, LongMemoryWarning, decay, memory_effect
 from rllc.memoryless.effect import Form
 
