@@ -33,6 +33,7 @@ from rllc.lab.settings import (
     Setting,
     Stored,
 )
+from rllc.lab.texts import is_memory
 from rllc.notation import parse
 
 __all__ = [
@@ -142,7 +143,7 @@ def named(text: str) -> str:
     known = SHORT_NAMES.get(" ".join(text.lower().split()))
     if known is not None:
         return known
-    if "(" not in text:
+    if not is_memory(text):
         memories = ' and memories: "M(0.9) + M(0)"'  # names have commas, hence semicolons between them
         raise Refused(unknown("optimizer", text, SHORT_NAMES, between="; ", also=memories))
     notation, *dtype = text.rsplit(",", 1) if text.endswith(tuple(DTYPES)) else (text,)

@@ -1,4 +1,4 @@
-"""Small texts: Markdown tables, numbers, a line on a terminal."""
+"""Small texts: Markdown tables, numbers, names, a line on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["minus", "over_seeds", "say", "signed", "table"]
+__all__ = ["is_memory", "minus", "over_seeds", "say", "signed", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -24,6 +24,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(map(line, [head, rule, *rows])) + "\n"
+
+
+def is_memory(name: str) -> bool:
+    """Whether an optimizer's name is a memory in the paper's notation: no other has brackets."""
+    return "(" in name
 
 
 def minus(text: str) -> str:

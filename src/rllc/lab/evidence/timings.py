@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from rllc.lab.errors import Damaged, Refused, first_line
 from rllc.lab.files import Folder
 from rllc.lab.rounds import ALONE, STEP, Quartiles
+from rllc.lab.texts import is_memory
 
 __all__ = ["FILE", "Cost", "Network", "networks", "read", "save"]
 
@@ -107,7 +108,7 @@ class Network(NamedTuple):
     @property
     def memories(self) -> list[str]:
         """The optimizers that are RLLC."""
-        return [name for name in self.step if "(" in name]
+        return [name for name in self.step if is_memory(name)]
 
     @property
     def flops(self) -> float:

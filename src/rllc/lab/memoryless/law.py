@@ -23,7 +23,7 @@ from rllc.lab.evidence.drawing import INK, colours, headed, line, plain, title, 
 from rllc.lab.evidence.outcomes import of_full_length
 from rllc.lab.records import Record
 from rllc.lab.studies import STUDIES, rows
-from rllc.lab.texts import minus, table
+from rllc.lab.texts import is_memory, minus, table
 from rllc.memoryless import averaging_law, gain_and_delay
 from rllc.notation import parse
 
@@ -65,7 +65,7 @@ def paths(records: Sequence[Record]) -> list[Path]:
     return [
         _path(task, name, values(row, "step")[0], values(row, "law"))
         for (task, name), row in kept.items()
-        if "(" in name and row.records
+        if is_memory(name) and row.records
     ]
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rllc import laws
 from rllc.lab.errors import Refused, unknown
+from rllc.lab.texts import is_memory
 from rllc.laws import FixedLaw
 from rllc.memoryless import Adam, Linear, Lion, NesterovIterates, RMSProp
 from rllc.memoryless.effect import Form
@@ -134,7 +135,7 @@ def named(name: str, given: Given = NOTHING, law: Sequence[float] = ()) -> Chose
         Refused: there is none of that name, a parameter makes no sense for it, or has no sensible value.
     """
     try:
-        return _memory(name, given, law) if "(" in name else _of_table(name, given, law)
+        return _memory(name, given, law) if is_memory(name) else _of_table(name, given, law)
     except Refused:
         raise
     except ValueError as reason:
