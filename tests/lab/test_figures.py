@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from made import TWO_UNITS, record
 from matplotlib.colors import to_rgb
 
-from rllc.lab.evidence.figures import colours, comparison, spread, unit_names
+from rllc.lab.evidence.drawing import colours, spread, unit_names
+from rllc.lab.evidence.figures import comparison
 from rllc.lab.optimizers import DEFAULTS, PAPER
 from rllc.lab.selection import Row
 from rllc.lab.settings import SGD

@@ -27,7 +27,7 @@ from rllc.law import SEEKING
 from rllc.notation import parse
 from rllc.torch import RLLC, RLLCAdamW
 
-__all__ = ["IMPLEMENTATIONS", "LISTS", "REFERENCE", "Setting", "Timing", "measure", "words"]
+__all__ = ["IMPLEMENTATIONS", "LISTS", "Setting", "Timing", "measure", "words"]
 
 Shapes = tuple[tuple[int, ...], ...]
 

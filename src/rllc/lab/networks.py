@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["NETWORKS", "build", "conv", "gpt", "gpt2", "layout", "mlp", "resnet20"]
+__all__ = ["CLASSES", "NETWORKS", "build", "gpt2", "layout"]
 
 CLASSES = 10
 CHARACTERS = 65  # the alphabet of tiny Shakespeare
@@ -56,9 +56,9 @@ def mlp(shape: Shape) -> nn.Module:
     """Three hidden layers of 128 with ReLU, no normalisation."""
     return nn.Sequential(
         nn.Flatten(),
-        *_dense(math.prod(shape), 128),
-        *_dense(128, 128),
-        *_dense(128, 128),
+        *_hidden(math.prod(shape)),
+        *_hidden(128),
+        *_hidden(128),
         nn.Linear(128, CLASSES),
     )
 
@@ -104,8 +104,8 @@ def gpt(shape: Shape, width: int = 96, blocks: int = 2, heads: int = 4) -> nn.Mo
     return _gpt(shape, CHARACTERS, width, blocks, heads, nn.Linear(width, CHARACTERS))
 
 
-def gpt2(shape: Shape, symbols: int = 50257, blocks: int = 12) -> nn.Module:
-    """GPT-2 small, 124,439,808 parameters for a context of 1,024: the head is the embedding."""
+def gpt2(shape: Shape, symbols: int, blocks: int) -> nn.Module:
+    """GPT-2 small, whose head is its embedding: 124,439,808 parameters with 50,257 symbols and 12 blocks."""
     width = 768
     head = nn.Linear(width, symbols, bias=False)
     net = _gpt(shape, symbols, width, blocks, 12, head)
@@ -221,8 +221,8 @@ def _feed_forward(width: int) -> nn.Module:
     return _Residual(width, nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
-def _dense(before: int, after: int) -> tuple[nn.Module, nn.Module]:
-    return nn.Linear(before, after), nn.ReLU()
+def _hidden(before: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Linear(before, 128), nn.ReLU()
 
 
 def _conv3(before: int, after: int, stride: int) -> nn.Conv2d:

@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def is_memory(name: str) -> bool:
-    """Whether an optimizer's name is a memory in the paper's notation: no other has brackets."""
+    """Whether this is a memory in the paper's notation: of optimizers in tables only these have brackets."""
     return "(" in name
 
 

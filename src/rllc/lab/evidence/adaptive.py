@@ -42,7 +42,6 @@ __all__ = [
     "regret",
     "regret_to",
     "results_in",
-    "sample",
     "to_the_best",
     "value",
 ]
@@ -67,7 +66,7 @@ class Result(NamedTuple):
     def samples(self, stop: int) -> dict[str, Sample]:
         """Of each contender that has a number there, one from each seed, in the contenders' order."""
         found = {c.name: self.found.get((c.name, stop)) for c in CONTENDERS}
-        samples = {name: sample(reached, stop) for name, reached in found.items() if reached is not None}
+        samples = {name: _sample(reached, stop) for name, reached in found.items() if reached is not None}
         return {name: values for name, values in samples.items() if values.values}
 
 
@@ -95,7 +94,7 @@ def results_in(records: Sequence[Record]) -> Results:
     return {plan.task.name: Result(plan, search(plan, among(records))) for plan in plans}
 
 
-def sample(reached: Reached, stop: int) -> Sample:
+def _sample(reached: Reached, stop: int) -> Sample:
     """The number of each seed that had not diverged by then."""
     values = (value(record, stop) for record in reached.records)
     return Sample(tuple(value for value in values if value is not None))

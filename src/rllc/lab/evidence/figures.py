@@ -24,7 +24,6 @@ from rllc.lab.evidence.drawing import (
     label_ends,
     line,
     plain,
-    spread,
     title,
     unit_names,
     values,
@@ -34,7 +33,7 @@ from rllc.lab.records import Record
 from rllc.lab.selection import Row
 from rllc.lab.studies import STUDIES, rows
 
-__all__ = ["FIGURES", "colours", "comparison", "figure", "spread", "unit_names"]
+__all__ = ["comparison", "figure"]
 
 FIGURES = {
     1: curve_figures.resnet,

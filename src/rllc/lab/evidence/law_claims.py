@@ -16,7 +16,7 @@ from rllc.lab.selection import finished
 from rllc.lab.texts import minus
 from rllc.notation import parse
 
-__all__ = ["BETA", "LIMIT", "THREE", "TWO", "coupling", "law_of", "path_of", "transition"]
+__all__ = ["BETA", "LIMIT", "THREE", "TWO", "coupling", "transition"]
 
 TWO, BETA = "M(0.9) + M(0.0)", 0.9
 THREE, LIMIT = "M(0.9) + M(0.8) + M(0.7)", "M(0.9) + M_2(0.75)"
@@ -27,14 +27,9 @@ NO_RUNS = "It takes a finished run."
 COUPLED = -0.5  # correlation of increments below which two coefficients move against each other
 
 
-def law_of(record: Record) -> NDArray[np.float64]:
+def _law_of(record: Record) -> NDArray[np.float64]:
     """The law at each evaluation: (points, k)."""
     return np.array([point.law for point in record.result.points])
-
-
-def path_of(record: Record) -> list[tuple[int, tuple[float, ...]]]:
-    """(step, law) at each evaluation."""
-    return [(point.step, point.law) for point in record.result.points]
 
 
 def transition(found: Rows) -> Verdict:
@@ -81,14 +76,15 @@ class _Passage(NamedTuple):
 
 
 def _passage(record: Record) -> _Passage:
-    law = law_of(record)
-    passed = dict(reversed(crossings(path_of(record), BETA)))  # the first of each line stays
+    law = _law_of(record)
+    path = [(point.step, point.law) for point in record.result.points]
+    passed = dict(reversed(crossings(path, BETA)))  # the first of each line stays
     led = bool((law[1:, 0] > law[1:, 1]).any())
     return _Passage(led, passed.get("NAG"), passed.get("SGD"), bool(law[-1, 1] > abs(law[-1, 0])))
 
 
 def _told(task: str, records: Sequence[Record], passages: Sequence[_Passage]) -> str:
-    first, last = (np.mean([law_of(record)[i] for record in records], axis=0) for i in (0, -1))
+    first, last = (np.mean([_law_of(record)[i] for record in records], axis=0) for i in (0, -1))
     return (
         f"{task}: from ({_law(first)}) to ({_law(last)}) in the mean of {len(records)} runs;"
         f" M(0.9) is the larger coefficient after the start in {sum(p.led for p in passages)} of them,"
@@ -106,19 +102,19 @@ def _when(steps: Sequence[float | None]) -> str:
 
 
 def _is_coupled(record: Record) -> bool:
-    law = law_of(record)
+    law = _law_of(record)
     return _correlation(record) < COUPLED and law[-1, 1] * law[-1, 2] < 0
 
 
 def _correlation(record: Record) -> float:
     """Of the changes of the last two coefficients between evaluations; 0 where one does not change."""
-    changes = np.diff(law_of(record), axis=0)[:, 1:]
+    changes = np.diff(_law_of(record), axis=0)[:, 1:]
     return float(np.corrcoef(*changes.T).item(0, 1)) if changes.std(axis=0).all() else 0.0
 
 
 def _coupling_told(task: str, records: Sequence[Record]) -> str:
     p, q = parse(THREE), parse(LIMIT)
-    laws = np.concatenate([law_of(record) for record in records])
+    laws = np.concatenate([_law_of(record) for record in records])
     rewritten = laws @ rewriting(p, q).T
     lost = max(missed(p, q, law) for law in laws)
     correlations = ", ".join(minus(f"{_correlation(record):.3f}") for record in records)

@@ -12,7 +12,7 @@ from rllc.lab.selection import READINGS, Row, finished
 from rllc.lab.studies import PAPER_TASKS, Study
 from rllc.lab.texts import minus
 
-__all__ = ["READING_NAMES", "notes", "order_note", "reading_note", "steps_note"]
+__all__ = ["READING_NAMES", "notes", "order_note", "reading_note"]
 
 READING_NAMES = {"last": "last iterate", "validation": "best validation", "best": "best on test"}
 MEANS = {
@@ -26,7 +26,7 @@ FEW = 4  # exceptions that are named; more are counted
 
 def notes(study: Study, found: Rows) -> list[str]:
     """Sentences on the rows of a study: steps, seeds, choice of rates, what diverged, what is missing."""
-    said = steps_note(found), _seeds(found), _rates(study, found), _edges(found), _diverged(found)
+    said = _steps(found), _seeds(found), _rates(study, found), _edges(found), _diverged(found)
     return [note for note in (*said, _absent(study, found), _made(found)) if note]
 
 
@@ -59,7 +59,7 @@ def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> str:
     return "none" if len(set(a)) == 1 else f"{scipy.stats.spearmanr(a, b).statistic:.2f}"
 
 
-def steps_note(found: Rows) -> str:
+def _steps(found: Rows) -> str:
     """How many steps each task's runs have; fewer than the paper's are called shortened."""
     tasks_of: dict[int, list[str]] = {}
     for task in tasks_in(found):

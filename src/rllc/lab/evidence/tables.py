@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from rllc.lab.errors import Refused
-from rllc.lab.evidence.markup import FORMATS, MISSING, Entry, Group, Line, Mark, Table, render
+from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Mark, Table, render
 from rllc.lab.evidence.notes import READING_NAMES, notes, order_note, reading_note
 from rllc.lab.evidence.outcomes import (
     BENCHMARKS,
@@ -38,7 +38,7 @@ from rllc.lab.studies import STUDIES, rows
 from rllc.lab.texts import minus
 from rllc.notation import parse
 
-__all__ = ["FORMATS", "TABLES", "difference", "percent_and_std", "ranked", "render", "table"]
+__all__ = ["difference", "percent_and_std", "ranked", "render", "table"]
 
 TABLES = (1, 2, "controls", "units", "precision", "shakespeare")
 CHOSEN = "RLLC, the best on validation"

@@ -21,7 +21,7 @@ from rllc.lab.memoryless.problems import Params
 from rllc.lab.texts import table
 from rllc.memoryless import Adam, ClosedForm, Linear, Lion, RMSProp, correction
 
-__all__ = ["CLOSED", "GENERAL", "markdown", "measure"]
+__all__ = ["CLOSED", "markdown", "measure"]
 
 WIDTHS, BATCH = (64, 140, 140, 10), 599  # as on digits-mlp; made-up images take as long
 FORMS: dict[str, ClosedForm] = {

@@ -12,7 +12,7 @@ from rllc.laws import FixedLaw
 from rllc.memoryless import Adam, Effect, Linear, Lion, LongMemoryWarning, RMSProp, memory_effect
 from rllc.propagator import CM, M
 
-__all__ = ["EXAMPLES", "OF_OPTAX", "measured_table", "table"]
+__all__ = ["measured_table", "table"]
 
 Form = Linear | Adam | RMSProp | Lion
 
