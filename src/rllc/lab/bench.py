@@ -31,7 +31,7 @@ class Bench:
     parameter for k memory units, AdamW 7, RLLCAdamW 13 with its average and 10 without. A step at 100 % of
     it cannot be faster, unless its list fits into a cache.
 
-    Lists: mlp (430,000 parameters in 8 tensors), resnet20 (270,000 in 65), gpt2 (124 million in 148), flat
+    Lists: mlp (430,000 parameters in 8 tensors), resnet20 (270,000 in 59), gpt2 (124 million in 148), flat
     (10 million in one). Of the first two, whole training steps on batches of 128 are timed as well.
 
     For instance:

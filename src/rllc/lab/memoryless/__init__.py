@@ -4,9 +4,11 @@ problems, images    what is minimised: small smooth losses, and networks on real
 names               optimizers by name, with the parameters of docs/memoryless.md's table
 orders              distances between a method and its memoryless counterpart, and their slopes
 command, study      `rllc memoryless NAME`
+effects, slopes     what each optimizer's memory does, and the orders of all distances, as tables
 training, claim     training with memory and without, with the correction and without
 explicit            the correction as a term of one's own, at several strengths
-laws                gain and mean delay of recorded laws over training
+*_report            what the runs of claim and explicit say
+law                 gain and mean delay of recorded laws over training
 cost                what a correction costs, in gradients
 records, drawing    JSON files, and what the pictures share
 """
