@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.optimize
 import torch
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from rllc.lab import texts
 from rllc.lab.evidence.drawing import plain, title, write_picture
-from rllc.lab.files import replacing, write_text
+from rllc.lab.files import write_rows, write_text
 from rllc.torch import RLLC
 
 TARGET = 1e-6  # of the loss's excess over its minimum at the start
@@ -203,14 +202,8 @@ def everything() -> list[Trial]:
     return [trial(*arguments) for arguments in track(todo, "convex")]
 
 
-def save(trials: Sequence[Trial], path: Path) -> None:
-    """One row for each trial."""
-    with replacing(path) as file:
-        pq.write_table(pa.Table.from_pylist([t._asdict() for t in trials]), file, compression="zstd")
-
-
 def read(path: Path) -> list[Trial]:
-    """The trials of a file that `save` wrote."""
+    """The trials of a file that `write_rows` wrote."""
     return [Trial(**row)._replace(law=tuple(row["law"])) for row in pq.read_table(path).to_pylist()]
 
 
@@ -399,7 +392,7 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true", help="table and picture from the trials there")
     options = parser.parse_args()
     trials = read(options.out / "convex.parquet") if options.redraw else everything()
-    save(trials, options.out / "convex.parquet")
+    write_rows(options.out / "convex.parquet", (trial._asdict() for trial in trials))
     write_text(options.out / "convex.md", report(trials))
     write_picture(options.out / "convex.png", picture(trials))
     print(report(trials))

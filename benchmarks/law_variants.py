@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rllc.lab.adaptive import at
 from rllc.lab.cells import Cell, Point
 from rllc.lab.records import Record
 from rllc.lab.settings import NOTHING, Adam, Cosine, Rllc, RllcAdamW, Rules, Setting
@@ -161,7 +162,7 @@ def scores(study: Study, task: str, pick: Pick, step: int) -> dict[int, float]:
     """By seed: test accuracy in %, of text the test loss in nats; NaN if it has diverged by then."""
     found = {}
     for seed, record in by_seed(study, task, pick).items():
-        point = _at(record, step)
+        point = at(record, step)
         found[seed] = math.nan if point is None else _score(task, point)
     return found
 
@@ -190,7 +191,7 @@ def size(setting: Setting, point: Point) -> float:
 
 def size_at(record: Record, step: int) -> float:
     """c1 |L| after so many steps; NaN if it has diverged by then."""
-    point = _at(record, step)
+    point = at(record, step)
     return math.nan if point is None else size(record.cell.setting, point)
 
 
@@ -211,10 +212,6 @@ def path(study: Study, name: str) -> list[tuple[int, float]]:
 def drawn_cells(study: Study, name: str) -> list[Cell]:
     """The runs of a drawn variant with seed 0 of which there are records, the short one first."""
     return [c for c in (beginning(name), cell(DRAWN_TASK, name, readings(name)[0], 0)) if c in study]
-
-
-def _at(record: Record, step: int) -> Point | None:
-    return next((point for point in record.result.points if point.step == step), None)
 
 
 def _score(task: str, point: Point) -> float:

@@ -28,7 +28,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from rich.progress import track
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rllc.lab import networks, sweep, texts
-from rllc.lab.files import replacing, write_text
+from rllc.lab.files import write_rows, write_text
 from rllc.lab.settings import NOTHING
 from rllc.lab.tasks import TASKS, Examples, tensors
 from rllc.torch import RLLCAdamW
@@ -129,14 +128,8 @@ def _accuracy(net: nn.Module, examples: Examples) -> float:
 # --- Records ------------------------------------------------------------------------------------------
 
 
-def save(marks: Sequence[Mark], path: Path) -> None:
-    """One row for each mark."""
-    with replacing(path) as file:
-        pq.write_table(pa.Table.from_pylist([m._asdict() for m in marks]), file, compression="zstd")
-
-
 def read(path: Path) -> list[Mark]:
-    """The marks of a file that `save` wrote; none if there is no file."""
+    """The marks of a file that `write_rows` wrote; none if there is no file."""
     return [Mark(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
 
 
@@ -212,7 +205,7 @@ def main() -> None:
     with ProcessPoolExecutor(asked.workers, get_context("spawn")) as pool:
         for done in track(as_completed([pool.submit(run, job) for job in missing]), "runs", len(missing)):
             marks = sorted([*marks, *done.result()])
-            save(marks, records)
+            write_rows(records, (mark._asdict() for mark in marks))
     write_text(asked.out / "loss-gap.md", markdown(marks))
     print(markdown(marks))
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from loss_gap import LAWS, OUT, Job, Mark, markdown, read, run, save, verdict
+from loss_gap import LAWS, OUT, Job, Mark, markdown, read, run, verdict
 from made import unpadded
+
+from rllc.lab.files import write_rows
 
 
 def marks(task="fashion-mlp", seed=0, **changed):
@@ -54,7 +56,7 @@ def test_only_seeds_that_all_laws_have_are_compared():
 def test_marks_are_kept_and_shown(tmp_path):
     path = tmp_path / "loss-gap.parquet"
     assert read(path) == []
-    save(marks(), path)
+    write_rows(path, (mark._asdict() for mark in marks()))
     kept = read(path)
     assert [m[:8] for m in kept] == [m[:8] for m in marks()] and math.isnan(kept[0].positive)
     text = unpadded(markdown(kept))

@@ -7,19 +7,19 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from rllc.lab.errors import Broken, Refused
 
-__all__ = ["Folder", "output", "replacing", "split", "write_text"]
+__all__ = ["Folder", "output", "replacing", "split", "write_rows", "write_text"]
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 ABANDONED = datetime.timedelta(hours=1)
@@ -59,6 +59,15 @@ def output(path: Path) -> Iterator[BinaryIO]:
     except OSError as reason:
         kind = Broken if reason.errno in FULL else Refused
         raise kind(f"cannot write {path} ({reason.strerror or reason}); choose another --out") from reason
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a Parquet file that a command is asked for, whole or not at all; raises as `output`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with output(path) as file:
+        pq.write_table(pa.Table.from_pylist(list(rows)), file, compression="zstd")
 
 
 def write_text(path: Path, text: str) -> None:
