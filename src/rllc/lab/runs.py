@@ -71,7 +71,11 @@ def readable(folder: str) -> list[Record]:
 
 
 def everything(folder: str) -> tuple[list[Record], list[Damaged]]:
-    """Everything that is there, perhaps twice."""
+    """Everything that is there, perhaps twice, and what cannot be read.
+
+    Raises:
+        Refused: the place cannot be read.
+    """
     try:
         if folder.endswith(records.ENDING):
             return _of_file(*split(folder))
@@ -82,6 +86,7 @@ def everything(folder: str) -> tuple[list[Record], list[Damaged]]:
 
 
 def places(folder: str) -> tuple[Folder, Folder]:
+    """Where the records of a folder may lie."""
     return Folder(folder) / "records", Folder(folder)
 
 
@@ -98,6 +103,7 @@ def once(found: Iterable[Record]) -> dict[Cell, Record]:
 
 
 def nothing(folder: str, damaged: Sequence[Damaged]) -> str:
+    """What to say of a folder without records, or without readable ones."""
     remedy = "name another folder, or make some: rllc run table1 --out RUNS"
     if damaged:
         return f"none of the {len(damaged)} records in {folder} can be read: {damaged[0]}; {remedy}"
@@ -139,6 +145,7 @@ LIST_COLUMNS = (
 
 
 def kind(record: Record) -> tuple[str, str, int, str]:
+    """Task, optimizer, steps, device: what runs in one line of the list have in common."""
     cell = record.cell
     return cell.task.name, cell.setting.name, cell.steps, cell.device
 
@@ -185,5 +192,6 @@ def _roomy(console: Console) -> Console:
 
 
 def tell(console: Console, damaged: Sequence[Damaged]) -> None:
+    """A line for each record that cannot be read."""
     for reason in damaged:
         say(console, str(reason))
