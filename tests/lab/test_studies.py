@@ -8,7 +8,7 @@ from made import DIGITS, record
 from rllc.lab.cells import points_for
 from rllc.lab.optimizers import PAPER, Rates, named, paper_trials
 from rllc.lab.settings import SGD
-from rllc.lab.studies import PAPER_TASKS, STUDIES, Study, rows
+from rllc.lab.studies import PAPER_TASKS, STUDIES, Study, row_of, rows
 from rllc.lab.tasks import TASKS
 
 STUDY = Study("a", "A", ("digits-mlp",), ("SGD", "Adam"), Rates(lr=(0.1, 0.2, 0.3)))
@@ -68,3 +68,18 @@ def test_table_1_is_the_papers():
     assert (study.tasks, study.optimizers, study.steps) == (PAPER_TASKS, PAPER, None)
     assert {TASKS[name].steps for name in study.tasks} == {10_000}
     assert study.trials("Adam") == paper_trials("Adam") and DIGITS.name not in study.tasks
+
+
+def on_other_images(made):
+    """The same run on another copy of the images."""
+    task = made.cell.task
+    other = dataclasses.replace(task, data=dataclasses.replace(task.data, digest="other"))
+    return dataclasses.replace(made, cell=dataclasses.replace(made.cell, task=other))
+
+
+def test_runs_on_other_images_are_not_averaged_with_these():
+    ours = [run(0.1, 0.8, seed) for seed in (0, 1)]
+    others = [on_other_images(run(0.1, 0.9, seed)) for seed in (0, 1, 2)]
+    assert rows(STUDY, [*others[:2], *ours])["digits-mlp", "SGD"].records == tuple(ours)
+    assert rows(STUDY, [*ours, *others])["digits-mlp", "SGD"].records == tuple(others)
+    assert row_of("SGD", [], [*ours, *others]).records == tuple(others)  # by validation data, of one copy

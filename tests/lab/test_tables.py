@@ -158,6 +158,13 @@ def test_what_diverged_is_marked_and_named():
     assert "Every rate that ran all steps diverged: Adam on fashion-mlp." in text
 
 
+def test_notes_name_runs_on_other_images_which_are_in_no_mean():
+    others = replace(FASHION, data=replace(FASHION.data, digest="other"))
+    made = [*three_optimizers(), *seeds("SGD", [0.5, 0.5], task=others)]
+    assert entries(table(2, made, "last"), "SGD")[0].text == "89.00 ± 1.00"
+    assert notes(*made).endswith("Left out: 2 runs on other images.") and "Left out" not in notes(*made[:9])
+
+
 def test_controls_stand_beside_the_benchmarks_and_the_memory_that_validation_chose():
     memory = seeds("M(0.9)", [0.91, 0.91])
     other = seeds("M_2(0.6)", [0.92, 0.92], valid=[0.1, 0.5])

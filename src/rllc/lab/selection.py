@@ -6,14 +6,16 @@ accuracy, and, as the paper's numbers look, the best of all evaluations on the t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rllc.lab.cells import Point
 from rllc.lab.records import Record
 from rllc.lab.settings import Setting
+from rllc.lab.tasks import TASKS
 
-__all__ = ["READINGS", "Row", "best_point", "choose", "finished", "promising", "reading"]
+__all__ = ["READINGS", "Row", "best_point", "choose", "finished", "on_same_data", "promising", "reading"]
 
 READINGS = ("last", "validation", "best")
 
@@ -74,6 +76,17 @@ def reading(record: Record, which: str) -> tuple[float, float]:
             losses, accuracies = zip(*(point.on_test_data() for point in points), strict=True)
             return min(losses), max(accuracies)
     raise ValueError(f"unknown reading {which!r}; known are {', '.join(READINGS)}")
+
+
+def on_same_data(records: Sequence[Record]) -> list[Record]:
+    """The records of each task on one data set: that of most of them, of equally many the pinned one.
+
+    CIFAR-10 is there with several images: no mean is over two of them, no seed counts twice.
+    """
+    counts = Counter(record.cell.task for record in records)
+    ranked = sorted(counts, key=lambda task: (counts[task], task == TASKS.get(task.name)))
+    taken = {task.name: task for task in ranked}  # the last one
+    return [record for record in records if record.cell.task == taken[record.cell.task.name]]
 
 
 def finished(records: Sequence[Record]) -> tuple[Record, ...]:

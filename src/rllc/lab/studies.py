@@ -7,12 +7,12 @@ rows(study, records)           a Row for each task and optimizer of which there 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rllc.lab.cells import points_for
 from rllc.lab.optimizers import CONTROLS, PAPER, Rates, paper_trials, trials
 from rllc.lab.records import Record
-from rllc.lab.selection import Row, choose
+from rllc.lab.selection import Row, choose, on_same_data
 from rllc.lab.settings import Setting
 
 __all__ = ["PAPER_TASKS", "STUDIES", "Study", "row_of", "rows", "steps_of"]
@@ -86,9 +86,10 @@ def rows(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Row]:
     """(task, optimizer) -> Row, from the records of the study's own settings.
 
     Runs in full have the study's number of steps, or, where there are none, as many as the longest runs of
-    their task. Of those with seed 0 validation data choose; all seeds of the chosen setting are in the row.
+    their task, and are on one data set. Of those with seed 0 validation data choose; all seeds of the chosen
+    setting are in the row.
     """
-    found = {}
+    found, records = {}, on_same_data(records)
     for task in study.tasks:
         tried = {optimizer: _tried(study.trials(optimizer), task, records) for optimizer in study.optimizers}
         steps = _steps(study, [record for ours in tried.values() for record in ours])
@@ -124,8 +125,7 @@ def _is_in_full(record: Record) -> bool:
 
 def _is_of(record: Record, best: Record) -> bool:
     """The same run but for the seed; one on another device would count a seed twice."""
-    same = record.cell.setting == best.cell.setting
-    return same and record.cell.device == best.cell.device
+    return replace(record.cell, seed=best.cell.seed) == best.cell
 
 
 def row_of(optimizer: str, records: Sequence[Record], ended: Sequence[Record]) -> Row:

@@ -8,11 +8,12 @@ import scipy.stats
 
 from rllc.lab.evidence import paper
 from rllc.lab.evidence.outcomes import Rows, accuracies, beside_paper, steps_on, tasks_in
-from rllc.lab.selection import READINGS, Row, finished
+from rllc.lab.records import Record
+from rllc.lab.selection import READINGS, Row, finished, on_same_data
 from rllc.lab.studies import PAPER_TASKS, Study
 from rllc.lab.texts import minus
 
-__all__ = ["READING_NAMES", "notes", "order_note", "reading_note"]
+__all__ = ["READING_NAMES", "left_out", "notes", "order_note", "reading_note"]
 
 READING_NAMES = {"last": "last iterate", "validation": "best validation", "best": "best on test"}
 MEANS = {
@@ -28,6 +29,17 @@ def notes(study: Study, found: Rows) -> list[str]:
     """Sentences on the rows of a study: steps, seeds, choice of rates, what diverged, what is missing."""
     said = _steps(found), _seeds(found), _rates(study, found), _edges(found), _diverged(found)
     return [note for note in (*said, _absent(study, found), _made(found)) if note]
+
+
+def left_out(study: Study, records: Sequence[Record]) -> str:
+    """A sentence on the runs of a study that no row is made of; empty where there are none."""
+    settings = {setting for name in study.optimizers for setting in study.trials(name)}
+
+    def ours(records: Sequence[Record]) -> list[Record]:
+        return [r for r in records if r.cell.task.name in study.tasks and r.cell.setting in settings]
+
+    apart = len(ours(records)) - len(ours(on_same_data(records)))
+    return f"Left out: {apart:,} runs on other images." if apart else ""
 
 
 def reading_note(readings: Sequence[str]) -> str:

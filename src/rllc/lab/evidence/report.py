@@ -30,7 +30,7 @@ from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.tables import table
 from rllc.lab.files import write_text
 from rllc.lab.records import Record
-from rllc.lab.selection import READINGS, Row, best_point, finished
+from rllc.lab.selection import READINGS, Row, best_point, finished, on_same_data
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]
@@ -76,7 +76,7 @@ def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:
     """
     if not records:
         raise Refused("there are no records to report on; make some with: rllc run table1")
-    drawn = panels(records)
+    drawn, same = panels(records), on_same_data(records)
     shades = _shades(list(dict.fromkeys(row.name for panel in drawn for row in panel.rows)))
     return _template().render(
         data={
@@ -86,7 +86,7 @@ def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:
         shades=shades,
         panels=drawn,
         studies=_sizes(drawn),
-        trials=[trials(panel, records) for panel in drawn],
+        trials=[trials(panel, same) for panel in drawn],
         verdicts=verdicts(records),
         tables=_tables(records),
         facts=_facts(records),
@@ -97,6 +97,7 @@ def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:
 
 def panels(records: Sequence[Record]) -> list[Panel]:
     """A chart for each task that a study has runs of in full, then one for each task of no study."""
+    records = on_same_data(records)
     found: dict[tuple[str, int | None], list[tuple[str, Row]]] = {}
     for study in STUDIES.values():
         for (task, _), row in rows(study, records).items():

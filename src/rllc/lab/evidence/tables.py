@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from rllc.lab.errors import Refused
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Mark, Table, render
-from rllc.lab.evidence.notes import READING_NAMES, notes, order_note, reading_note
+from rllc.lab.evidence.notes import READING_NAMES, left_out, notes, order_note, reading_note
 from rllc.lab.evidence.outcomes import (
     BENCHMARKS,
     Rows,
@@ -102,6 +103,13 @@ def table(which: int | str, records: Sequence[Record], reading: str, against: st
     if not found:
         raise Refused(f"there are no runs of {study.name} here; make some: rllc run {study.name}")
     readings = READINGS if reading == "all" else (reading,)
+    made, apart = _table(which, found, records, readings, against is not None), left_out(study, records)
+    return replace(made, notes=(*made.notes, apart)) if apart else made
+
+
+def _table(
+    which: int | str, found: Rows, records: Sequence[Record], readings: Sequence[str], against: bool
+) -> Table:
     match which:
         case "controls":
             return _controls(found, rows(STUDIES["table1"], records), readings)
@@ -111,7 +119,7 @@ def table(which: int | str, records: Sequence[Record], reading: str, against: st
             return _precision(found, readings)
         case "shakespeare":
             return _shakespeare(found, quickest(records), readings)
-    return _paper(which, found, readings, against is not None)
+    return _paper(which, found, readings, against)
 
 
 def difference(ours: Sample, mean: float, std: float) -> str:
