@@ -180,6 +180,14 @@ def test_a_search_among_records_finds_what_was_made():
     assert plans_in([record for record in made if not isinstance(record.cell.setting, RllcAdamW)]) == []
 
 
+def test_one_longer_run_does_not_hide_the_others():
+    longer = all_records(Adaptive(DIGITS, (OURS,), 20_000, 1), pretended(score))
+    for steps in (10_000, 3000):
+        plan = Adaptive(DIGITS, CONTENDERS, steps, 2)
+        made = all_records(plan, pretended(score))
+        assert plans_in([*longer[:1], *made]) == [plan]
+
+
 # Regrets
 
 

@@ -48,7 +48,11 @@ def test_runs_of_rungs_and_of_other_grids_are_not_runs_in_full():
     assert not rows(STUDY, made[1:])
 
 
-def test_steps_are_the_studys_own_or_the_longest():
+def test_steps_are_the_studys_own_or_the_tasks_or_those_of_most_runs():
+    many = [run(0.1, 0.5, steps=300), run(0.3, 0.5, steps=300), run(0.2, 0.9, steps=3000)]
+    assert rows(STUDY, many)["digits-mlp", "SGD"].in_full == (SGD(0.1), SGD(0.3))
+    own = [*many, run(0.2, 0.1, steps=DIGITS.steps)]
+    assert rows(STUDY, own)["digits-mlp", "SGD"].in_full == (SGD(0.2),)
     made = [run(0.1, 0.5), run(0.2, 0.9, steps=3000)]
     assert rows(STUDY, made)["digits-mlp", "SGD"].in_full == (SGD(0.2),)
     own = dataclasses.replace(STUDY, steps=1000)

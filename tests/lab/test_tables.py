@@ -162,7 +162,13 @@ def test_notes_name_runs_on_other_images_which_are_in_no_mean():
     others = replace(FASHION, data=replace(FASHION.data, digest="other"))
     made = [*three_optimizers(), *seeds("SGD", [0.5, 0.5], task=others)]
     assert entries(table(2, made, "last"), "SGD")[0].text == "89.00 ± 1.00"
-    assert notes(*made).endswith("Left out: 2 runs on other images.") and "Left out" not in notes(*made[:9])
+    assert notes(*made).endswith("Left out: runs on other images (2).") and "Left out" not in notes(*made[:9])
+
+
+def test_one_longer_run_does_not_erase_a_task():
+    made = [*three_optimizers(), *seeds("SGD", [0.5], steps=20_000), *seeds("SGD", [0.5], steps=3000)]
+    assert entries(table(2, made, "last"), "Adam")[0].text == "87.00 ± 1.00"
+    assert notes(*made).endswith("Left out: runs of 20,000 steps on fashion-mlp (1).")
 
 
 def test_controls_stand_beside_the_benchmarks_and_the_memory_that_validation_chose():

@@ -7,7 +7,7 @@ accuracy, and, as the paper's numbers look, the best of all evaluations on the t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from rllc.lab.cells import Point
@@ -15,7 +15,17 @@ from rllc.lab.records import Record
 from rllc.lab.settings import Setting
 from rllc.lab.tasks import TASKS
 
-__all__ = ["READINGS", "Row", "best_point", "choose", "finished", "on_same_data", "promising", "reading"]
+__all__ = [
+    "READINGS",
+    "Row",
+    "best_point",
+    "choose",
+    "finished",
+    "full_length",
+    "on_same_data",
+    "promising",
+    "reading",
+]
 
 READINGS = ("last", "validation", "best")
 
@@ -87,6 +97,15 @@ def on_same_data(records: Sequence[Record]) -> list[Record]:
     ranked = sorted(counts, key=lambda task: (counts[task], task == TASKS.get(task.name)))
     taken = {task.name: task for task in ranked}  # the last one
     return [record for record in records if record.cell.task == taken[record.cell.task.name]]
+
+
+def full_length(steps: Iterable[int], usual: int) -> int:
+    """How long runs in full are: the usual number of steps where there are such runs, else as most of them.
+
+    Of equally many the longest; 0 if there are none. One longer run does not push the others out.
+    """
+    counts = Counter(steps)
+    return usual if usual in counts else max(counts, key=lambda n: (counts[n], n), default=0)
 
 
 def finished(records: Sequence[Record]) -> tuple[Record, ...]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from rllc.lab.cells import points_for
 from rllc.lab.optimizers import CONTROLS, PAPER, Rates, paper_trials, trials
 from rllc.lab.records import Record
-from rllc.lab.selection import Row, choose, on_same_data
+from rllc.lab.selection import Row, choose, full_length, on_same_data
 from rllc.lab.settings import Setting
+from rllc.lab.tasks import TASKS
 
 __all__ = ["PAPER_TASKS", "STUDIES", "Study", "row_of", "rows", "steps_of"]
 
@@ -85,14 +86,15 @@ STUDIES = {
 def rows(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Row]:
     """(task, optimizer) -> Row, from the records of the study's own settings.
 
-    Runs in full have the study's number of steps, or, where there are none, as many as the longest runs of
-    their task, and are on one data set. Of those with seed 0 validation data choose; all seeds of the chosen
-    setting are in the row.
+    Runs in full have the study's number of steps, or else the task's, or, where there are none, as many as
+    most runs of the task, and are on one data set. Of those with seed 0 validation data choose; all seeds of
+    the chosen setting are in the row.
     """
     found, records = {}, on_same_data(records)
     for task in study.tasks:
         tried = {optimizer: _tried(study.trials(optimizer), task, records) for optimizer in study.optimizers}
-        steps = _steps(study, [record for ours in tried.values() for record in ours])
+        lengths = [r.cell.steps for ours in tried.values() for r in ours if _is_in_full(r)]
+        steps = full_length(lengths, study.steps or TASKS[task].steps)
         for optimizer, ours in tried.items():
             row = row_of(optimizer, ours, [r for r in ours if _is_in_full(r) and r.cell.steps == steps])
             if row.in_full:
@@ -110,12 +112,6 @@ def _tried(settings: tuple[Setting, ...], task: str, records: Sequence[Record]) 
     order = {setting: place for place, setting in enumerate(settings)}
     ours = [r for r in records if r.cell.task.name == task and r.cell.setting in order]
     return sorted(ours, key=lambda record: (order[record.cell.setting], record.cell.seed))
-
-
-def _steps(study: Study, records: Sequence[Record]) -> int:
-    """The steps of runs in full; 0 if there are none."""
-    lengths = {record.cell.steps for record in records if _is_in_full(record)}
-    return study.steps if study.steps in lengths else max(lengths, default=0)
 
 
 def _is_in_full(record: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import scipy.stats
@@ -31,15 +32,25 @@ def notes(study: Study, found: Rows) -> list[str]:
     return [note for note in (*said, _absent(study, found), _made(found)) if note]
 
 
-def left_out(study: Study, records: Sequence[Record]) -> str:
-    """A sentence on the runs of a study that no row is made of; empty where there are none."""
+def left_out(study: Study, found: Rows, records: Sequence[Record]) -> str:
+    """A sentence on the runs of a study that no row is made of, on other images or longer; perhaps empty."""
     settings = {setting for name in study.optimizers for setting in study.trials(name)}
 
     def ours(records: Sequence[Record]) -> list[Record]:
         return [r for r in records if r.cell.task.name in study.tasks and r.cell.setting in settings]
 
-    apart = len(ours(records)) - len(ours(on_same_data(records)))
-    return f"Left out: {apart:,} runs on other images." if apart else ""
+    same = ours(on_same_data(records))
+    apart = len(ours(records)) - len(same)
+    # Where the study has its own number of steps, longer runs of its settings are another study's.
+    longer = (r.cell for r in same if r.cell.tested and study.steps is None)
+    lengths = Counter((cell.task.name, cell.steps) for cell in longer)
+    said = [f"runs on other images ({apart:,})"] if apart else []
+    said += [
+        f"runs of {steps:,} steps on {task} ({n:,})"
+        for (task, steps), n in lengths.items()
+        if steps > steps_on(found, task) > 0
+    ]
+    return f"Left out: {', '.join(said)}." if said else ""
 
 
 def reading_note(readings: Sequence[str]) -> str:

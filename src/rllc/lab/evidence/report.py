@@ -30,7 +30,7 @@ from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.tables import table
 from rllc.lab.files import write_text
 from rllc.lab.records import Record
-from rllc.lab.selection import READINGS, Row, best_point, finished, on_same_data
+from rllc.lab.selection import READINGS, Row, best_point, finished, full_length, on_same_data
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]
@@ -147,7 +147,8 @@ def _sizes(panels: Sequence[Panel]) -> dict[str, int]:
 def _rows_outside(task: str, records: Sequence[Record]) -> list[Row]:
     """A row for each optimizer on a task that no study has."""
     here = [record for record in records if record.cell.task.name == task]
-    full = [record for record in here if record.cell.steps == steps_of(here)]
+    steps = full_length((record.cell.steps for record in here), here[0].cell.task.steps)
+    full = [record for record in here if record.cell.steps == steps]
     of: dict[str, list[Record]] = {}
     for record in full:
         of.setdefault(record.cell.setting.name, []).append(record)

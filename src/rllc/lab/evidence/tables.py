@@ -103,8 +103,8 @@ def table(which: int | str, records: Sequence[Record], reading: str, against: st
     if not found:
         raise Refused(f"there are no runs of {study.name} here; make some: rllc run {study.name}")
     readings = READINGS if reading == "all" else (reading,)
-    made, apart = _table(which, found, records, readings, against is not None), left_out(study, records)
-    return replace(made, notes=(*made.notes, apart)) if apart else made
+    made = _table(which, found, records, readings, against is not None)
+    return replace(made, notes=tuple(filter(None, (*made.notes, left_out(study, found, records)))))
 
 
 def _table(
