@@ -182,10 +182,23 @@ def test_a_search_among_records_finds_what_was_made():
 
 def test_one_longer_run_does_not_hide_the_others():
     longer = all_records(Adaptive(DIGITS, (OURS,), 20_000, 1), pretended(score))
+    longest = next(record for record in longer if record.cell.setting == RllcAdamW())
     for steps in (10_000, 3000):
         plan = Adaptive(DIGITS, CONTENDERS, steps, 2)
         made = all_records(plan, pretended(score))
-        assert plans_in([*longer[:1], *made]) == [plan]
+        assert plans_in([longest, *made]) == [plan]
+
+
+def test_runs_on_other_images_are_a_study_too_and_are_not_mixed_with_these():
+    other = dataclasses.replace(DIGITS, data=dataclasses.replace(DIGITS.data, digest="other"))
+    plan = Adaptive(other, CONTENDERS, 1000, 3)
+    made = all_records(plan, pretended(score))
+    assert plans_in(made) == [plan] and "Left out" not in adaptive_tables.text(made)
+    ours = [record for record in studied() if record.cell.setting == RllcAdamW()]
+    assert plans_in([*ours[:1], *made]) == [plan]
+    table = adaptive_tables.tables(evidence.results_in([*ours[:1], *made]))[0]
+    assert table.columns == ("digits-mlp",)
+    assert table.notes[-1] == "Left out: runs of RLLC-AdamW on other images or longer (1 on digits-mlp)."
 
 
 # Regrets

@@ -19,7 +19,7 @@ from rllc.lab.errors import Refused
 from rllc.lab.optimizers import AROUND_ADAM, AROUND_FREE, AROUND_ONE, AROUND_RLLC, Rates, trials
 from rllc.lab.records import Record
 from rllc.lab.search import RecordsOf
-from rllc.lab.selection import full_length
+from rllc.lab.selection import full_length, on_same_data
 from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -175,17 +175,17 @@ def search(plan: Adaptive, records_of: RecordsOf) -> Found:
 
 
 def plans_in(records: Sequence[Record]) -> list[Adaptive]:
-    """Of each task on which RLLC-AdamW has been run: the plan with all contenders, of `full_length`."""
+    """Of each task on which RLLC-AdamW has been run: the plan with all contenders, on its data, as long."""
     default = RllcAdamW()
-    ours = [record.cell for record in records if record.cell.setting == default]
+    ours = on_same_data([record for record in records if record.cell.setting == default])
     found = []
-    for task in TASKS.values():
-        here = [cell for cell in ours if cell.task == task]
+    for name in TASKS:
+        here = [record.cell for record in ours if record.cell.task.name == name]
         if here:
             steps = full_length((cell.steps for cell in here), STOPS[-1])
             full = [cell for cell in here if cell.steps == steps]
             seeds = 1 + max(cell.seed for cell in full)
-            found.append(Adaptive(task, CONTENDERS, steps, seeds, full[0].device))
+            found.append(Adaptive(here[0].task, CONTENDERS, steps, seeds, full[0].device))
     return found
 
 

@@ -28,7 +28,7 @@ from rllc.lab.errors import Refused
 from rllc.lab.evidence.outcomes import Outcome, Sample, compare, error_of_difference
 from rllc.lab.records import Record
 from rllc.lab.search import among
-from rllc.lab.settings import RLLC_ADAMW
+from rllc.lab.settings import RLLC_ADAMW, RllcAdamW
 from rllc.lab.tasks import TextTask
 
 __all__ = [
@@ -53,10 +53,14 @@ REFERENCES = (BEST, COSINE, CONTROL)
 
 
 class Result(NamedTuple):
-    """One task: what was planned, and what was reached by (contender, stopping time)."""
+    """One task: what was planned, and what was reached by (contender, stopping time).
+
+    `left_out` are the runs of RLLC-AdamW on other images, and longer ones.
+    """
 
     plan: Adaptive
     found: Found
+    left_out: int = 0
 
     @property
     def sign(self) -> Literal[1, -1]:
@@ -91,7 +95,15 @@ def results_in(records: Sequence[Record]) -> Results:
     plans = plans_in(records)
     if not plans:
         raise Refused(f"there are no runs of {STUDY} here; make some: rllc run {STUDY}")
-    return {plan.task.name: Result(plan, search(plan, among(records))) for plan in plans}
+    return {
+        plan.task.name: Result(plan, search(plan, among(records)), _left_out(plan, records)) for plan in plans
+    }
+
+
+def _left_out(plan: Adaptive, records: Sequence[Record]) -> int:
+    ours = (record.cell for record in records if record.cell.setting == RllcAdamW())
+    here = [cell for cell in ours if cell.task.name == plan.task.name]
+    return sum(cell.task != plan.task or cell.steps > plan.steps for cell in here)
 
 
 def _sample(reached: Reached, stop: int) -> Sample:

@@ -108,6 +108,7 @@ def _reached(results: Results, stop: int) -> Table:
         f" {CONTROL}, always the same; else the best of five on validation data at this step, with seed 0.",
         _seeds(here, stop),
         *_edges(here, stop),
+        *_left_out(here),
     )
     return Table(f"After {stop:,} steps: {_units(here)}", tuple(here), groups, said)
 
@@ -282,6 +283,13 @@ def _edges(results: Results, stop: int) -> list[str]:
         return []
     where = "; ".join(at_edge)
     return [f"In {len(at_edge)} of {len(chosen)} cells the best rate is at the edge of the five: {where}."]
+
+
+def _left_out(results: Results) -> list[str]:
+    apart = [f"{result.left_out} on {task}" for task, result in results.items() if result.left_out]
+    return (
+        [f"Left out: runs of {RLLC_ADAMW} on other images or longer ({', '.join(apart)})."] if apart else []
+    )
 
 
 def _units(results: Results) -> str:
