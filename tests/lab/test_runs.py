@@ -170,20 +170,25 @@ def test_a_merge_has_every_run_once_in_a_folder_or_a_file(tmp_path):
     assert cells_of(runs.gather(str(tmp_path / "c.parquet"))[0]) == cells_of(FIVE)
 
 
-def test_of_two_with_other_numbers_the_first_stays_whichever_is_the_target(tmp_path):
+def test_of_two_with_other_numbers_the_targets_stays_else_what_was_made_first(tmp_path):
     first = made(GOOD, 1, hardware="an abacus", versions={"torch": "1"})
     later = made(BETTER, 2, hardware="a slide rule", versions={"torch": "2"})
     later = replace(later, cell=GOOD.cell)
     one, two = put(tmp_path / "1", first), put(tmp_path / "2", later)
-    for source, target in ((one, two), (two, one)):
-        line, total = said(merging.merge, Merge((source,), target))
+    early, late = "torch 1 on an abacus", "torch 2 on a slide rule"
+    third = str(tmp_path / "3.parquet")
+    for sources, target, kept, here, there in (
+        ((one,), two, later, late, early),
+        ((two,), one, first, early, late),
+        ((two, one), third, first, early, late),
+        ((two,), third, first, early, late),
+    ):
+        line, total = said(merging.merge, Merge(sources, target))
         assert line == (
             f"made twice, with other numbers: 1 ({digest(GOOD.cell)[:8]} for one); kept what was made"
-            " first, with torch 1 on an abacus, not what was made with torch 2 on a slide rule"
+            f" with {here}, not what was made with {there}"
         )
-        assert total.endswith("1 runs, 0 of them new")
-        assert runs.gather(target)[0] == [first]
-        put(tmp_path / "2", later)
+        assert total.startswith(f"{target}: 1 runs, ") and runs.gather(target)[0] == [kept]
 
 
 def test_the_same_numbers_made_twice_are_nothing_to_talk_about(tmp_path):

@@ -21,7 +21,7 @@ __all__ = ["merge"]
 
 
 def merge(options: Merge, console: Console) -> None:
-    """Write the union of the records, of two of one run the one made first; the target's own stay.
+    """Write the union of the records, of two of one run the one made first; but the target's own stay.
 
     With a folder as target the checkpoints of unfinished runs come along.
 
@@ -35,7 +35,7 @@ def merge(options: Merge, console: Console) -> None:
     here = _target(options.out, console)
     tell(console, [damaged for _, lost in gathered for damaged in lost])
     arriving = [record for found, _ in gathered for record in found]
-    kept = once([*here, *arriving])
+    kept = once(arriving) | once(here)
     for line in _differences(kept, [*here, *arriving]):
         say(console, line)
     try:
@@ -75,7 +75,7 @@ def _differences(kept: dict[Cell, Record], found: Sequence[Record]) -> Iterator[
     for (here, there), names in origins.items():
         yield (
             f"made twice, with other numbers: {len(names)} ({names[0][:SHOWN_DIGITS]} for one); kept what was"
-            f" made first, with {here}, not what was made with {there}"
+            f" made with {here}, not what was made with {there}"
         )
 
 
