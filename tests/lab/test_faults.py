@@ -21,7 +21,7 @@ import torch
 from made import DIGITS, TWO_UNITS, cell
 from rich.console import Console
 
-from rllc.lab import checkpoints, files, pruning, records, run, runs, sweep, training
+from rllc.lab import checkpoints, checks, files, pruning, records, run, runs, sweep, training
 from rllc.lab.cells import digest
 from rllc.lab.errors import Broken, Damaged
 from rllc.lab.files import Folder
@@ -260,6 +260,7 @@ def whole(options):
 @pytest.mark.parametrize("where", ["{tmp_path}", "memory://{tmp_path}"])
 def test_at_the_time_limit_it_stops_and_the_next_command_goes_on(tmp_path, where, monkeypatch):
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(checks, "folder", lambda out: None)  # memory is refused, as processes do not share it
     out, commands, seen = where.format(tmp_path=tmp_path), 0, set()
     while True:
         (line,) = go(asked(out, time_limit=1e-9))
@@ -273,6 +274,13 @@ def test_at_the_time_limit_it_stops_and_the_next_command_goes_on(tmp_path, where
     assert len(seen) >= 4 and all(0 < step < 20 for _, step in seen)
     assert commands <= 4 * 10 + 1  # each gets one evaluation further, at least
     assert checkpoints.names(Folder(out) / "checkpoints") == []
+
+
+def test_a_run_that_ended_without_leaving_its_record_is_no_success(tmp_path, monkeypatch):
+    """A folder that the workers do not share with this process, as of another machine."""
+    monkeypatch.setattr(records, "save", lambda folder, cell, result: None)
+    with pytest.raises(Broken, match=rf"^3 runs have ended, but {tmp_path}/records has no record of them"):
+        go(asked(tmp_path))
 
 
 def test_damaged_files_are_told_in_a_line_each_and_made_again(tmp_path):

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 
 from rllc.lab.cells import Cell
+from rllc.lab.errors import Broken
 from rllc.lab.files import Folder
 from rllc.lab.records import Record, find
 from rllc.lab.search import Batch
@@ -73,8 +74,14 @@ class Maker:
             self.bar.update(shown, completed=min(self.found + steps, self.total))
 
         progress(self.workers.steps())
-        self.lost += sweep(self.workers, self.out, todo, progress, self.say, self.deadline)
+        lost = sweep(self.workers, self.out, todo, progress, self.say, self.deadline)
+        self.lost += lost
         self.made |= {cell: record for cell in todo if (record := find(folder, cell)) is not None}
+        if nowhere := {cell for cell in todo if cell not in self.made}.difference(lost):
+            raise Broken(
+                f"{len(nowhere)} runs have ended, but {folder.url} has no record of them; choose an --out"
+                " that every worker can write to"
+            )
         return {name: [self.made[c] for c in ours if c in self.made] for name, ours in cells.items()}
 
     def say(self, line: str) -> None:
