@@ -184,6 +184,19 @@ def test_a_task_without_a_run_in_full_is_no_chart_yet():
     assert "No study has a run in full yet." in text and "1, of which 0 diverged" in text
 
 
+def test_rungs_of_a_task_of_no_study_are_no_chart_yet_either():
+    whole = record([0.1, 0.6])
+    points = tuple(p._replace(test_loss=None, test_accuracy=None) for p in whole.result.points)
+    dropped = replace(
+        whole,
+        cell=replace(whole.cell, setting=SGD(0.2), tested=False),
+        result=whole.result._replace(points=points),
+    )
+    assert report.panels([dropped]) == [] and "1, of which 0 diverged" in report.html([dropped], [])
+    (panel,) = report.panels([dropped, dropped, whole])
+    assert [row.records for row in panel.rows] == [(whole,)]
+
+
 def test_an_optimizer_all_of_whose_runs_diverged_is_named():
     text = Reader(report.html([record([0.1], diverged_at=10)], [])).text
     assert "SGD 1 1 1 – 0 –" in text

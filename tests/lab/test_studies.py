@@ -46,6 +46,8 @@ def test_runs_of_rungs_and_of_other_grids_are_not_runs_in_full():
     row = rows(STUDY, made)["digits-mlp", "SGD"]
     assert row.tried == (SGD(0.1), SGD(0.2)) and row.in_full == (SGD(0.1),)
     assert not rows(STUDY, made[1:])
+    untested = dataclasses.replace(made[0], cell=dataclasses.replace(made[0].cell, tested=False))
+    assert not rows(STUDY, [untested])
 
 
 def test_steps_are_the_studys_own_or_the_tasks_or_those_of_most_runs():

@@ -115,8 +115,8 @@ def _tried(settings: tuple[Setting, ...], task: str, records: Sequence[Record]) 
 
 
 def _is_in_full(record: Record) -> bool:
-    """Runs of a rung are measured less often."""
-    return record.cell.points == points_for(record.cell.task, record.cell.steps)
+    """Runs of a rung are measured less often, and not on test data."""
+    return record.cell.tested and record.cell.points == points_for(record.cell.task, record.cell.steps)
 
 
 def _is_of(record: Record, best: Record) -> bool:

@@ -103,9 +103,10 @@ def panels(records: Sequence[Record]) -> list[Panel]:
         for (task, _), row in rows(study, records).items():
             found.setdefault((task, study.steps), []).append((study.title, row))
     known = {task for study in STUDIES.values() for task in study.tasks}
-    for task in dict.fromkeys(record.cell.task.name for record in records):
+    tested = [record for record in records if record.cell.tested]  # runs of a rung are not
+    for task in dict.fromkeys(record.cell.task.name for record in tested):
         if task not in known:
-            found[task, None] = [(OUTSIDE, row) for row in _rows_outside(task, records)]
+            found[task, None] = [(OUTSIDE, row) for row in _rows_outside(task, tested)]
     return [
         Panel(task, Counter(title for title, _ in entries), tuple(row for _, row in entries))
         for (task, _), entries in found.items()
