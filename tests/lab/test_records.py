@@ -2,18 +2,21 @@
 
 import dataclasses
 import datetime
+import io
 import itertools
 import json
+import math
 import os
 import time
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from made import TWO_UNITS, cell
+from made import TWO_UNITS, cell, record
 
 from rllc.lab import cells, files, records
-from rllc.lab.cells import Cell, canonical, digest
+from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.files import Folder
 from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
 from rllc.lab.settings import SGD
@@ -46,9 +49,9 @@ def test_round_trip(tmp_path, finished, where):
 
 
 def test_a_cell_of_a_text_comes_back_too(finished):
-    text = Cell(TASKS["shakespeare-gpt"], SGD(0.1), seed=0, steps=10)
-    record = records.Record(text, finished[1], {}, None, "")
-    assert unpack(pack([record]), "here") == [record]
+    text = Cell(TASKS["shakespeare-gpt"], SGD(0.1), seed=0, steps=12)
+    made = records.Record(text, finished[1], {}, None, "")
+    assert unpack(pack([made]), "here") == [made]
 
 
 def test_a_run_without_test_data_comes_back_too(tmp_path):
@@ -137,6 +140,58 @@ def test_a_file_of_many_comes_back_and_damage_does_not_hide_the_others(tmp_path,
     (tmp_path / "torn.parquet").write_bytes(pack(many)[:-9])
     found, (damaged,) = read_all(Folder(str(tmp_path)))
     assert found == many and "torn.parquet is damaged" in str(damaged)
+
+
+def changed(**columns):
+    """A whole record but for some columns of its row."""
+    table = pa.Table.from_pylist([records._row(record([0.1, 0.5, 0.6])) | columns], schema=records.SCHEMA)
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    return file.getvalue()
+
+
+def configured(**fields):
+    """Columns of another configuration, with its digest."""
+    text = json.dumps(json.loads(canonical(record([0.1, 0.5, 0.6]).cell)) | fields, sort_keys=True)
+    return {"configuration": text, "digest": cells.digest_of(text)}
+
+
+NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
+
+
+@pytest.mark.parametrize(
+    "columns, said",
+    [
+        (configured(task="abc"), "it has no task"),
+        (configured(setting="abc"), "it has no optimizer"),
+        (configured(steps=None), "its seed or steps are no numbers"),
+        (configured(seed="0"), "its seed or steps are no numbers"),
+        ({"configuration": NESTED}, "maximum recursion depth"),
+        ({"made": None}, "it does not say when"),
+        ({"hardware": None}, "it does not say when or on what"),
+        ({"versions": "[]"}, "its versions"),
+        ({"versions": '{"torch": null}'}, "its versions"),
+        ({"ms_per_step": None}, "its times"),
+        ({"seconds": math.nan}, "its times"),
+        ({name: [] for name in Point._fields}, "its evaluations"),
+        ({"step": [0, 20, 10]}, "its evaluations"),
+        ({"step": [0, 10, None]}, "is damaged"),
+        ({name: records._row(record([0.1, 0.5]))[name] for name in Point._fields}, "ends at step 10, not 20"),
+        ({"law": [[], [1.0], [1.0]]}, "its law"),
+        (configured(tested=False), "it was not to be tested"),
+        ({"test_loss": [None] * 3, "test_accuracy": [None] * 3}, "a loss is no number"),
+        ({"valid_loss": [1.0, math.inf, 1.0]}, "a loss is no number"),
+        ({"valid_accuracy": [0.1, math.nan, 0.6]}, "an accuracy is no number from 0 to 1"),
+        ({"valid_accuracy": [0.1, None, 0.6]}, "an accuracy is no number from 0 to 1"),
+        ({"test_accuracy": [0.1, 5.0, 0.6]}, "an accuracy is no number from 0 to 1"),
+    ],
+)
+def test_an_odd_record_is_refused_by_name_and_does_not_hide_the_others(tmp_path, columns, said):
+    (tmp_path / "odd.parquet").write_bytes(changed(**columns))
+    (tmp_path / "whole.parquet").write_bytes(changed())
+    found, (damaged,) = read_all(Folder(str(tmp_path)))
+    assert found == [record([0.1, 0.5, 0.6])] and not isinstance(damaged, Foreign)
+    assert "odd.parquet is damaged (" in str(damaged) and said in str(damaged)
 
 
 def test_a_record_of_another_engine_is_whole_but_foreign(finished, monkeypatch):

@@ -16,10 +16,11 @@ import functools
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ import torch
 from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest, digest_of
 from rllc.lab.errors import Damaged, first_line
 from rllc.lab.files import Folder
+from rllc.lab.settings import Setting
+from rllc.lab.tasks import Task, TextTask
 
 __all__ = [
     "ENDING",
@@ -50,6 +53,7 @@ __all__ = [
 
 PACKAGES = ("rllc", "torch", "numpy")
 ENDING = ".parquet"
+UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError
 
 SCHEMA = pa.schema(
     [
@@ -183,7 +187,7 @@ def unpack(content: bytes, path: str) -> list[Record]:
         rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
         cells = [_cell(row, path) for row in rows]
         return [_record(cell, row) for cell, row in zip(cells, rows, strict=True)]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException) as reason:
+    except (*UNREADABLE, pa.ArrowException) as reason:
         raise _damaged(path, reason) from reason
 
 
@@ -214,9 +218,46 @@ def _cell(row: dict[str, Any], path: str) -> Cell:
 
 
 def _record(cell: Cell, row: dict[str, Any]) -> Record:
-    return Record(
+    record = Record(
         cell, _result(row), json.loads(row["versions"]), row["commit"], row["hardware"], row["made"]
     )
+    for right, wrong in _demands(record):
+        if not right:
+            raise ValueError(wrong)
+    return record
+
+
+def _demands(record: Record) -> Iterator[tuple[bool, str]]:
+    """What is true of every record that we write, and what to say if it is not; each relies on those before.
+
+    A record that somebody else has written must not be what makes a table of all others fail.
+    """
+    cell, result, versions = record.cell, record.result, record.versions
+    points, tested = result.points, [(point.test_loss, point.test_accuracy) for point in result.points]
+    yield isinstance(cell.task, Task | TextTask) and isinstance(cell.task.name, str), "it has no task"
+    yield isinstance(cell.setting, Setting), "it has no optimizer"
+    yield {type(n) for n in (cell.seed, cell.steps, cell.points)} == {int}, "its seed or steps are no numbers"
+    yield isinstance(versions, dict) and _are_texts(*versions.values()), "its versions are no texts"
+    yield _are_texts(record.made, record.hardware), "it does not say when or on what it was made"
+    yield _are_in(0, math.inf, result.ms_per_step, result.seconds), "its times are no numbers"
+    steps = [point.step for point in points]
+    yield steps != [] and steps == sorted(set(steps)), "its evaluations are not in order"
+    yield record.diverged or steps[-1] == cell.steps, f"it ends at step {steps[-1]}, not {cell.steps}"
+    yield len({len(point.law) for point in points}) == 1, "its law changes its length"
+    yield cell.tested or set(tested) == {(None, None)}, "it was not to be tested"
+    measured = [(p.valid_loss, p.valid_accuracy) for p in points] + (tested if cell.tested else [])
+    losses, accuracies = zip(*measured, strict=True)
+    yield _are_in(-math.inf, math.inf, *losses), "a loss is no number"
+    yield _are_in(0, 1, *accuracies), "an accuracy is no number from 0 to 1"
+
+
+def _are_texts(*values: object) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _are_in(low: float, high: float, *values: float | None) -> bool:
+    """Whether all are finite numbers in this interval."""
+    return all(x is not None and math.isfinite(x) and low <= x <= high for x in values)
 
 
 def _row(record: Record) -> dict[str, Any]:
