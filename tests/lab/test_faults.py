@@ -143,6 +143,32 @@ def test_a_truncated_checkpoint_costs_its_run_and_a_line(tmp_path, kept):
     assert heard == [4, 4, 4, 0] and not path.exists()
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda state: {"step": 4},
+        lambda state: state | {"net": {}},
+        lambda state: state | {"points": [[1]]},
+        lambda state: [1, 2],
+    ],
+    ids=["parts", "weights", "points", "kind"],
+)
+def test_a_checkpoint_of_another_layout_costs_its_run_and_a_line(tmp_path, other):
+    out, asked = Folder(str(tmp_path)), cell(TWO_UNITS)
+    keep, name = out / "checkpoints", digest(asked)
+    assert finish(out, asked, silent, always) == (False, "")
+    checkpoints.save(keep, name, other(checkpoints.load(keep, name)))
+    ended, said = finish(out, asked, silent, never)
+    assert ended and said.startswith(f"checkpoint {keep.url}/{name}.checkpoint does not fit (")
+    assert said.endswith("); its run starts again") and "\n" not in said
+    assert records.read(out / "records", asked).result.points == train(asked).points
+
+
+def test_no_room_for_a_checkpoint_does_not_cost_it(tmp_path):
+    with pytest.raises(RuntimeError, match="allocate"), checkpoints.fitting(Folder(str(tmp_path)), "name"):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
 @pytest.mark.parametrize("place", [0, 31, 32, -1], ids=["digest", "its end", "state", "the end"])
 def test_a_checkpoint_with_one_bit_altered_is_refused_by_name(tmp_path, place):
     keep, asked = Folder(str(tmp_path)), cell(TWO_UNITS)

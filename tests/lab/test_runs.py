@@ -223,6 +223,7 @@ def test_checkpoints_of_unfinished_runs_come_along_the_further_one(tmp_path):
         checkpoints.save(folder / "checkpoints", "ab" * 16, {"step": step})
         checkpoints.save(folder / "checkpoints", digest(GOOD.cell), {"step": step})
     checkpoints.save(one / "checkpoints", "cd" * 16, {"step": 5})
+    checkpoints.save(two / "checkpoints", "cd" * 16, {"of": "another version"})
     said(merging.merge, Merge((one.url, two.url), out.url))
     assert checkpoints.load(out / "checkpoints", "ab" * 16) == {"step": 300}
     assert checkpoints.load(out / "checkpoints", "cd" * 16) == {"step": 5}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from rllc.lab.errors import Damaged
+from rllc.lab.errors import Damaged, first_line
 from rllc.lab.files import Folder
 
-__all__ = ["load", "names", "remove", "save"]
+__all__ = ["fitting", "load", "names", "remove", "save"]
 
 SHA256_BYTES = 32
 ENDING = ".checkpoint"
+MISFITS = LookupError, TypeError, ValueError, AttributeError
 
 
 def save(folder: Folder, name: str, state: dict[str, Any]) -> None:
@@ -43,6 +46,23 @@ def load(folder: Folder, name: str) -> dict[str, Any] | None:
     if hashlib.sha256(body).digest() != known:
         raise Damaged(f"checkpoint {folder.path(_file(name))} is truncated or altered")
     return torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+
+
+@contextmanager
+def fitting(folder: Folder, name: str) -> Iterator[None]:
+    """While a state is put where it belongs: one that does not fit was written by another version.
+
+    Raises:
+        Damaged: it does not fit.
+    """
+    try:
+        yield
+    except (*MISFITS, RuntimeError) as reason:
+        if isinstance(reason, RuntimeError) and "state_dict" not in str(reason):
+            raise  # no room in memory, for one, says nothing about the file
+        raise Damaged(
+            f"checkpoint {folder.path(_file(name))} does not fit ({first_line(reason)})"
+        ) from reason
 
 
 def names(folder: Folder) -> list[str]:

@@ -119,6 +119,7 @@ def _carry_checkpoints(source: Folder, out: Folder, done: set[str]) -> None:
 def _step(folder: Folder, name: str) -> int:
     try:
         state = checkpoints.load(folder, name)
+        with checkpoints.fitting(folder, name):
+            return -1 if state is None else int(state["step"])
     except Damaged:
         return -1
-    return -1 if state is None else state["step"]

@@ -57,14 +57,15 @@ def train(
     saved once a minute and where it is stopped, and goes on from there to the same bits.
 
     Raises:
-        Damaged: there is a checkpoint of this cell that cannot be read; nothing has been done.
+        Damaged: there is a checkpoint of this cell that cannot be read or does not fit.
         OSError: a checkpoint cannot be written.
     """
     with _reproducible():
         splits = tensors(cell.task, cell.device)
         run = _start(cell, splits)
         if keep is not None and (state := checkpoints.load(keep, digest(cell))) is not None:
-            run.restore(state)
+            with checkpoints.fitting(keep, digest(cell)):
+                run.restore(state)
             report(run.step)
         saved = time.perf_counter()
         for first, last in _chunks(cell, run.step):
