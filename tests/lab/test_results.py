@@ -1,10 +1,13 @@
 """`rllc table`, `rllc figure`, `rllc report` and `rllc run`, through the command line."""
 
+from dataclasses import replace
+
 import pytest
 from made_up import BENCHMARKS, FASHION, seeds
 from PIL import Image
 
 from rllc.lab import cli, records
+from rllc.lab.cells import digest
 from rllc.lab.files import Folder
 from rllc.lab.options import Run
 from rllc.lab.run import plans
@@ -102,6 +105,19 @@ def test_refusals(line, said, runs, tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert said in err and err.startswith("rllc: ") and err.count("\n") == 1 and out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_brackets_in_names_are_no_markup(tmp_path, capsys):
+    odd = Folder(str(tmp_path / "[/b]"))
+    made = replace(seeds("SGD", [0.5])[0], hardware="[/i] [red]x", versions={"[/u]": "1"})
+    records.write(odd / "records", made)
+    page = f"{odd.url}/[red].html"
+    assert cli.main(["report", odd.url, "--out", page]) == 0
+    assert page in "".join(capsys.readouterr().out.splitlines())
+    assert cli.main(["runs", "show", odd.url, digest(made.cell)]) == 0
+    shown = capsys.readouterr().out
+    assert "[/i] [red]x" in shown and "[/u] 1" in shown
+    assert cli.main(["runs", "list", odd.url]) == 0
 
 
 def test_plans_are_the_studys_or_what_was_asked_for():

@@ -82,8 +82,8 @@ def _run(command: Command) -> int:
     from rllc.lab.errors import Refused
     from rllc.lab.show import Show
 
-    # A pipe has no width of its own, and a table that is cut is of no use.
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    # A pipe has no width of its own, and a table that is cut is of no use. Names of files may have brackets.
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     if not isinstance(command, Show):
         _experiment(command, console)
         return 0

@@ -188,7 +188,7 @@ def _only(options: RunsShow, named: dict[str, Record]) -> Record:
 
 def _roomy(console: Console) -> Console:
     """Where it is a pipe, one with room for long lines."""
-    return console if console.is_terminal else Console(file=console.file, width=WIDE)
+    return console if console.is_terminal else Console(file=console.file, width=WIDE, markup=False)
 
 
 def tell(console: Console, damaged: Sequence[Damaged]) -> None:
