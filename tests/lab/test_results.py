@@ -10,7 +10,7 @@ from rllc.lab import cli, records
 from rllc.lab.cells import digest
 from rllc.lab.files import Folder
 from rllc.lab.options import Run
-from rllc.lab.run import plans
+from rllc.lab.run import _next, plans
 from rllc.lab.search import GRIDS
 from rllc.lab.studies import PAPER_TASKS, STUDIES
 
@@ -131,11 +131,30 @@ def test_plans_are_the_studys_or_what_was_asked_for():
     assert plans(Run("units"))[0].steps == STUDIES["units"].steps == 3000
 
 
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        (Run("table1"), "rllc table 1 runs"),
+        (Run("table1", ("fashion-mlp",), ("sgd", "muon")), "rllc table 1 runs"),
+        (Run("table1", ("fashion-mlp",), ("muon",)), "rllc report runs"),
+        (Run("controls"), "rllc table 1 runs --study controls"),
+        (Run("adaptive"), "rllc table 1 runs --study adaptive"),
+        (Run("adaptive", (), ("muon",)), "rllc report runs"),
+    ],
+)
+def test_what_is_named_next_shows_what_was_made(asked, said):
+    assert _next(asked, plans(asked)) == said
+
+
 def test_a_small_study_from_run_to_table(tmp_path, capsys):
     few = ["--optimizers", "sgd", "M(0.9)", "--steps", "30", "--seeds", "2", "--workers", "1"]
     ask = ["run", "table1", "--tasks", "digits-mlp", *few, "--grid", "short", "--out", str(tmp_path)]
     assert cli.main(ask) == 0
-    assert "everything has its record" in capsys.readouterr().out
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == "not in table1: digits-mlp; see `rllc runs list` and `rllc report`"
+    assert "everything has its record" in last and last.endswith(f" Next: rllc report {tmp_path}")
+    assert cli.main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    capsys.readouterr()
     assert len(list((tmp_path / "records").iterdir())) == 15 + 5 + 2 + 1 + 18 + 6 + 2 + 1
     assert not (tmp_path / "checkpoints").exists() or not list((tmp_path / "checkpoints").iterdir())
     assert cli.main(["runs", "list", str(tmp_path)]) == 0

@@ -18,8 +18,10 @@ from rllc.lab.making import Maker, making
 from rllc.lab.optimizers import named
 from rllc.lab.options import Run
 from rllc.lab.search import GRIDS, Plan, search
+from rllc.lab.settings import RLLC_ADAMW
 from rllc.lab.studies import STUDIES
 from rllc.lab.tasks import TASKS, Task, TextTask
+from rllc.lab.texts import say
 
 __all__ = ["main", "plans"]
 
@@ -35,21 +37,21 @@ def main(options: Run, console: Console) -> None:
     asked = [dataclasses.replace(plan, task=checks.with_data(plan.task, console)) for plan in plans(options)]
     out = Folder(options.out)
     checks.make_writable(out / "records")
+    if outside := _outside(options.study, asked):
+        say(console, f"not in {options.study}: {outside}; see `rllc runs list` and `rllc report`")
     workers, started = options.workers or sweep.cores(), time.monotonic()
     with _pool(options, workers) as pool, making(pool, out, asked, console, options.time_limit) as maker:
         try:
             for plan in asked:
                 _make(plan, maker)
-            ended = "everything has its record"
+            ended, after = "everything has its record", f" Next: {_next(options, asked)}"
         except OutOfTime:
-            ended = "stopped at the time limit; the same command goes on from there"
+            ended, after = "stopped at the time limit; the same command goes on from there", ""
         seconds, steps = time.monotonic() - started, pool.steps()
     speed = (
         f" {steps:,} steps in {seconds / 60:.1f} minutes, {steps / seconds:,.0f} a second." if steps else ""
     )
-    beside = f" --study {adaptive.STUDY}" if options.study == adaptive.STUDY else ""
-    after = f" Next: rllc table 1 {options.out}{beside}"
-    console.print(f"{ended}.{speed}{after}", highlight=False, soft_wrap=True)
+    say(console, f"{ended}.{speed}{after}")
     if maker.lost:
         raise Broken(f"{len(maker.lost)} runs ran out of memory and are missing; try fewer --workers")
 
@@ -79,6 +81,27 @@ def plans(options: Run) -> Sequence[Plan | Adaptive]:
         Plan(task, tried, options.seeds, options.steps or study.steps or task.steps, device, rungs)
         for task in tasks or [TASKS[name] for name in study.tasks]
     ]
+
+
+def _outside(name: str, plans: Sequence[Plan | Adaptive]) -> str:
+    """The names of tasks and optimizers that no table of the study shows; those of adaptive have all."""
+    asked = (part for plan in plans if isinstance(plan, Plan) for part in (plan.task.name, *plan.tried))
+    return ", ".join(
+        part for part in dict.fromkeys(asked) if part not in (*STUDIES[name].tasks, *STUDIES[name].optimizers)
+    )
+
+
+def _next(options: Run, plans: Sequence[Plan | Adaptive]) -> str:
+    """The command that shows what has been made: the study's table if any of it is in that."""
+    shown = any(_is_in_table(options.study, plan) for plan in plans)
+    which = "" if options.study == "table1" else f" --study {options.study}"
+    return f"rllc table 1 {options.out}{which}" if shown else f"rllc report {options.out}"
+
+
+def _is_in_table(study: str, plan: Plan | Adaptive) -> bool:
+    if isinstance(plan, Adaptive):
+        return any(contender.name == RLLC_ADAMW for contender in plan.contenders)
+    return plan.task.name in STUDIES[study].tasks and bool({*plan.tried} & {*STUDIES[study].optimizers})
 
 
 def _adaptive_plans(
