@@ -15,6 +15,7 @@ from PIL import Image
 
 from rllc.lab import cli, files, records
 from rllc.lab.compare import COLUMNS, notes, plan, table
+from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import DEFAULTS
 from rllc.lab.options import Compare
@@ -194,3 +195,18 @@ def test_a_plan_has_everything_resolved():
     assert {name: len(settings) for name, settings in asked.tried.items()} == {"Adam": 1, "M(0.9)": 1}
     assert (asked.steps, asked.seeds, asked.rungs) == (DIGITS.steps, 3, ())
     assert asked.device in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("out", ["file:///tmp/here", "memory://here", "s3://bucket/runs"])
+def test_a_folder_where_no_picture_can_be_written_is_refused_before_training(out):
+    with pytest.raises(Refused, match="pictures need a folder of this machine"):
+        plan(Compare("digits-mlp", out=Path(out)))
+
+
+def test_records_and_picture_go_to_the_same_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    few = "compare digits-mlp --optimizers sgd --lr 0.1 --seeds 1 --steps 10 --workers 1 --out ~/here"
+    assert cli.main(few.split()) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"here"}
+    assert {path.suffix for path in (tmp_path / "here").iterdir()} == {"", ".png", ".md"}

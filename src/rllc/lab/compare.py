@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import math
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -41,6 +42,7 @@ def main(options: Compare, console: Console) -> None:
         Refused: an option makes no sense, data are missing or altered, the output cannot be written.
         Broken: a worker was killed, memory ran out, or the disk is full.
     """
+    options = dataclasses.replace(options, out=options.out.expanduser())
     asked, workers = plan(options), options.workers or cores()
     # Before anything starts: data may be missing, or have to be decoded.
     asked = dataclasses.replace(asked, task=checks.with_data(asked.task, console))
@@ -68,6 +70,8 @@ def plan(options: Compare) -> Plan:
     checks.counts({"--seeds": options.seeds, "--steps": options.steps, "--workers": options.workers})
     for name, given in (("--lr", options.lr), ("--law-lr", options.law_lr)):
         _check_rates(name, given)
+    if re.match(r"\w{2,}:/", str(options.out)):
+        raise Refused(f"pictures need a folder of this machine, not {options.out}; choose another --out")
     checks.folder(str(options.out))
     rates = Rates(tuple(dict.fromkeys(options.lr)), tuple(dict.fromkeys(options.law_lr)))
     names = tuple(dict.fromkeys(map(named, options.optimizers or DEFAULTS)))
