@@ -93,6 +93,8 @@ def test_a_report_is_one_file(runs, tmp_path):
         ("run table1 --time-limit nan", "--time-limit must be more than 0 minutes, got nan"),
         ("run table1 --grid wide", "--grid"),
         ("run units --out file/below", "cannot write to"),
+        ("run units --out=", "--out has no name; choose a folder"),
+        ("runs merge {runs} --out=", "no folder given; name those to merge"),
         ("run units --out memory://here", "ends with them; choose another --out"),
         ("runs list nowhere", "there are no records in nowhere"),
         ("runs tidy", "tidy"),

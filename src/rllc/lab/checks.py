@@ -59,6 +59,8 @@ def device(name: str) -> str:
 
 def folder(out: str) -> None:
     """Raises Refused where nothing can be written, and writes nothing; a URL is taken on trust."""
+    if not out:
+        raise Refused("--out has no name; choose a folder")
     if "memory://" in out:
         raise Refused(f"what workers write to {out} ends with them; choose another --out")
     if "://" in out:

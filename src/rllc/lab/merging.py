@@ -29,7 +29,7 @@ def merge(options: Merge, console: Console) -> None:
         Refused: there are no records, or the target cannot be written.
         Broken: the disk is full; what was in the target is still there.
     """
-    if not options.folders:
+    if not options.folders or not options.out:
         raise Refused("no folder given; name those to merge: rllc runs merge FOLDER ... --out FOLDER")
     gathered = [_source(folder) for folder in options.folders]
     here = _target(options.out, console)
