@@ -276,6 +276,12 @@ def test_prune_tells_first_and_deletes_rubbish_only(tmp_path, monkeypatch):
     assert said(pruning.prune, Prune(folder, yes=True)) == ["there is nothing to delete"]
 
 
+def test_prune_leaves_a_folder_that_is_named_like_a_record(tmp_path):
+    folder = put(tmp_path, GOOD)
+    (tmp_path / "records" / f"{'a' * 32}.parquet").mkdir()
+    assert said(pruning.prune, Prune(folder, yes=True)) == ["there is nothing to delete"]
+
+
 def test_a_record_of_another_version_is_named_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr(cells, "FORMAT", 0)
     put(tmp_path, OTHER_SEED)

@@ -57,6 +57,8 @@ def _useless(folder: str) -> Iterator[tuple[Folder, str, str]]:
     done = set()
     for place in places(folder):
         for name in filter(RECORD.fullmatch, place.names(records.ENDING)):
+            if (place / name).is_there():  # a folder of that name, which is not ours
+                continue
             if _is_damaged(place, name):
                 yield place, name, "damaged record"
             else:
