@@ -1,11 +1,15 @@
 """The command line refuses in one line with exit code 2, before anything is written."""
 
+import io
 import subprocess
 import sys
 
 import pytest
+from made import TWO_UNITS, record
 
-from rllc.lab import cli
+from rllc.lab import cli, records
+from rllc.lab.cells import digest
+from rllc.lab.files import Folder
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,16 @@ def test_unwritable_output_is_refused_before_training(tmp_path, capsys):
     (tmp_path / "records").write_text("a file where a folder must be")
     assert cli.main(["compare", "digits-mlp", "--out", str(tmp_path)]) == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_a_terminal_without_the_signs_of_a_table_gets_others_for_them(tmp_path, monkeypatch):
+    made = record([0.1, 0.5], setting=TWO_UNITS, law=(1.0, -1.0))
+    records.write(Folder(str(tmp_path)), made)
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", out)
+    assert cli.main(["runs", "show", str(tmp_path), digest(made.cell)]) == 0
+    out.flush()
+    assert "valid accuracy  ??" in out.buffer.getvalue().decode("latin-1")
 
 
 @pytest.mark.parametrize("command", [["--help"], ["compare", "--help"], ["show", "--help"]])

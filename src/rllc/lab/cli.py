@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{', '.join(lacking)} not installed; pip install 'rllc[lab]'", 2)
     from rllc.lab.errors import Broken, Refused
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # tables have ± and −, which not every terminal can show
+        sys.stdout.reconfigure(errors="replace")
     try:
         return _run(_parsed(sys.argv[1:] if argv is None else argv))
     except Refused as reason:
