@@ -1,5 +1,6 @@
 """`rllc compare` from end to end in miniature, and the arithmetic of its table."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -182,6 +183,10 @@ def test_a_rate_at_the_edge_of_its_grid_is_marked_and_explained():
     inside, edge = (row(SGD(lr), tried) for lr in (0.2, 0.3))
     assert [table([row])[0][1] for row in (inside, edge)] == ["0.2", "0.3*"]
     assert "wider grid" in notes(asked, [edge], 2) and "wider grid" not in notes(asked, [inside], 2)
+    laws = tuple(dataclasses.replace(TWO_UNITS, law_lr=lr) for lr in (0.001, 0.003, 0.01))
+    low, middle = (row(law, laws) for law in laws[:2])
+    assert [table([row])[0][1:3] for row in (low, middle)] == [("0.01", "0.001*"), ("0.01", "0.003")]
+    assert "wider grid" in notes(asked, [low], 2) and "wider grid" not in notes(asked, [middle], 2)
 
 
 def test_a_memory_shows_its_law_rate_and_one_seed_has_no_deviation():

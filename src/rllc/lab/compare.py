@@ -27,7 +27,7 @@ from rllc.lab.making import making
 from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
 from rllc.lab.search import Plan, search
-from rllc.lab.selection import Row, best_point, finished, reading
+from rllc.lab.selection import Row, at_edge, best_point, finished, reading
 from rllc.lab.sweep import cores, pool
 
 __all__ = ["COLUMNS", "main", "notes", "plan", "table"]
@@ -92,7 +92,7 @@ def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
         " 'test there' the test accuracy at it.",
         _choice(rows),
     ]
-    if any(_at_edge(row) for row in rows):
+    if any(any(at_edge(row)) for row in rows if row.records):
         said.append("* is the largest or smallest rate tried: a wider grid may do better.")
     said.append(f"ms/step is one training step without evaluation, with {workers} runs at a time.")
     return " ".join(filter(None, said))
@@ -116,10 +116,11 @@ def _texts(row: Row) -> tuple[str, ...]:
     (lr, second), ended = row.records[0].cell.setting.rates, finished(row.records)
     last, best = [r.result.points[-1] for r in ended], [best_point(r) for r in ended]
     lost = len(row.records) - len(ended)
+    first_star, second_star = ("*" * edge for edge in at_edge(row))
     return (
         row.name + (f" ({lost} of {len(row.records)} seeds diverged)" if lost else ""),
-        f"{lr:g}" + ("*" if _at_edge(row) else ""),
-        "" if second is None else f"{second:g}",
+        f"{lr:g}{first_star}",
+        "" if second is None else f"{second:g}{second_star}",
         _percent([p.valid_accuracy for p in last]),
         _percent([reading(r, "last")[1] for r in ended]),
         _percent([p.valid_accuracy for p in best]),
@@ -130,13 +131,6 @@ def _texts(row: Row) -> tuple[str, ...]:
 
 def _percent(values: Sequence[float]) -> str:
     return texts.over_seeds([100 * value for value in values])
-
-
-def _at_edge(row: Row) -> bool:
-    """Whether the chosen learning rate is the smallest or the largest of several tried."""
-    tried = {setting.rates[0] for setting in row.tried}
-    chosen = {record.cell.setting.rates[0] for record in row.records}
-    return len(tried) > 1 and bool(chosen & {min(tried), max(tried)})
 
 
 def _rich_table(plan: Plan, rows: Sequence[Row]) -> Table:

@@ -18,6 +18,7 @@ from rllc.lab.tasks import TASKS
 __all__ = [
     "READINGS",
     "Row",
+    "at_edge",
     "best_point",
     "choose",
     "finished",
@@ -86,6 +87,13 @@ def reading(record: Record, which: str) -> tuple[float, float]:
             losses, accuracies = zip(*(point.on_test_data() for point in points), strict=True)
             return min(losses), max(accuracies)
     raise ValueError(f"unknown reading {which!r}; known are {', '.join(READINGS)}")
+
+
+def at_edge(row: Row) -> list[bool]:
+    """Of either rate whether the smallest or the largest of several values tried was chosen."""
+    chosen, tried = row.records[0].cell.setting.rates, (setting.rates for setting in row.tried)
+    columns = (sorted({rate for rate in column if rate is not None}) for column in zip(*tried, strict=True))
+    return [len(c) > 1 and rate in (c[0], c[-1]) for rate, c in zip(chosen, columns, strict=True)]
 
 
 def on_same_data(records: Sequence[Record]) -> list[Record]:

@@ -10,7 +10,7 @@ import scipy.stats
 from rllc.lab.evidence import paper
 from rllc.lab.evidence.outcomes import Rows, accuracies, beside_paper, steps_on, tasks_in
 from rllc.lab.records import Record
-from rllc.lab.selection import READINGS, Row, finished, on_same_data
+from rllc.lab.selection import READINGS, at_edge, finished, on_same_data
 from rllc.lab.studies import PAPER_TASKS, Study
 from rllc.lab.texts import minus
 
@@ -134,18 +134,11 @@ def _range(numbers: set[int]) -> str:
 
 def _edges(found: Rows) -> str:
     chosen = [row for row in found.values() if row.records]
-    edge = sum(_at_edge(row) for row in chosen)
+    edge = sum(any(at_edge(row)) for row in chosen)
     more = "a wider grid may do better there"
     return (
         f"In {edge} of {len(chosen)} cells a chosen rate is at the edge of its grid: {more}." if edge else ""
     )
-
-
-def _at_edge(row: Row) -> bool:
-    """Whether the smallest or the largest of the values tried was chosen, of either rate."""
-    chosen, tried = row.records[0].cell.setting.rates, (setting.rates for setting in row.tried)
-    columns = (sorted({rate for rate in column if rate is not None}) for column in zip(*tried, strict=True))
-    return any(len(c) > 1 and rate in (c[0], c[-1]) for rate, c in zip(chosen, columns, strict=True))
 
 
 def _diverged(found: Rows) -> str:
