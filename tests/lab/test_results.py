@@ -79,6 +79,7 @@ def test_a_report_is_one_file(runs, tmp_path):
         ("table 1 {runs} --study units", "rllc run units"),
         ("table 1 {runs} --study controls", "rllc run controls"),
         ("table 1 {runs} --reading first", "--reading"),
+        ("table 1 {runs} --study adaptive --reading last", "leave out --reading last"),
         ("figure 1 {runs}", "rllc run table1"),
         ("figure 3 {runs}", "cost.py"),
         ("figure 5 {runs} --out picture.doc", "does not end in a format"),

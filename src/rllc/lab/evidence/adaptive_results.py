@@ -25,6 +25,10 @@ def print_tables(options: Table, console: Console) -> None:
     """
     if options.against != "nothing":
         raise Refused(f"the paper has no table of {options.study}: leave out --against {options.against}")
+    if options.reading != "all":
+        raise Refused(
+            f"{options.study} reads its runs at stopping times: leave out --reading {options.reading}"
+        )
     found = runs.readable(options.folder)
     if options.format == "markdown":
         sys.stdout.write(adaptive_tables.text(found))
