@@ -88,6 +88,12 @@ def test_where_there_is_nothing_it_says_so(tmp_path, name):
     assert "\n" not in str(reason.value)
 
 
+def test_where_no_run_has_ended_yet_it_says_how_many_have_begun(tmp_path):
+    checkpoints.save(Folder(f"{tmp_path}/checkpoints"), "ab" * 16, {"step": 100})
+    with pytest.raises(Refused, match=f"no run has ended in {tmp_path} yet; 1 are on their way: repeat the"):
+        runs.gather(str(tmp_path))
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_is_read(tmp_path):
     folder = put(tmp_path, GOOD, BETTER)
     name = damage(folder, BETTER)

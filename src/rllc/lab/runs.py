@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rllc.lab import one_run, records
+from rllc.lab import checkpoints, one_run, records
 from rllc.lab.cells import Cell, digest
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.files import Folder, split
@@ -107,6 +107,8 @@ def nothing(folder: str, damaged: Sequence[Damaged]) -> str:
     remedy = "name another folder, or make some: rllc run table1 --out RUNS"
     if damaged:
         return f"none of the {len(damaged)} records in {folder} can be read: {damaged[0]}; {remedy}"
+    if begun := len(checkpoints.names(Folder(folder) / "checkpoints")):
+        return f"no run has ended in {folder} yet; {begun} are on their way: repeat the `rllc run` command"
     return f"there are no records in {folder}; {remedy}"
 
 
