@@ -196,6 +196,11 @@ def test_no_timings_are_refused_with_the_remedy(tmp_path):
         cost.figure(tmp_path)
 
 
+def test_records_of_runs_are_no_timings(tmp_path):
+    with pytest.raises(Refused, match="holds runs, and this is made from timings of a step: rllc figure 3"):
+        read(Folder(str(tmp_path / "paper.parquet")))
+
+
 def test_a_damaged_file_is_named(folder, tmp_path):
     content = folder.read(FILE)
     (tmp_path / FILE).write_bytes(content[: len(content) // 2])

@@ -34,6 +34,7 @@ def test_memories_in_the_notation():
 
 def test_steps_of_a_long_memory_begin_smaller():
     assert named("M(0.9)").largest < named("M(0.7)").largest
+    assert named("heavy-ball", Given(beta=0.9)).largest < named("heavy-ball").largest
 
 
 @pytest.mark.parametrize(

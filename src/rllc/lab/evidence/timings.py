@@ -77,6 +77,10 @@ def read(folder: Folder) -> list[Cost]:
         Refused: there are none.
         Damaged: they cannot be read.
     """
+    if folder.url.endswith(".parquet"):
+        raise Refused(
+            f"{folder.url} holds runs, and this is made from timings of a step: rllc figure 3 results/cost"
+        )
     if not folder.exists(FILE):
         remedy = f"python benchmarks/cost.py --out {folder.url}"
         raise Refused(f"there are no timings of optimizers in {folder.url}; make them with: {remedy}")

@@ -34,7 +34,7 @@ class Memoryless:
     distances, their orders and the verdict; a picture and a JSON record are written. All in float64.
 
     For instance:
-      rllc memoryless heavy-ball                        # seconds; orders 1 and 2, memory regularises
+      rllc memoryless heavy-ball                        # half a minute; orders 1 and 2, memory regularises
       rllc memoryless adam --beta2 0.9                  # anti-regularises only if beta2 > beta
       rllc memoryless lion --task tanh-net
       rllc memoryless "M(0.9) + M_2(0.6)" --law 0.3 0.5 -0.2

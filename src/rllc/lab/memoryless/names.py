@@ -147,18 +147,25 @@ def _of_table(name: str, given: Given, law: Sequence[float]) -> Chosen:
         raise Refused(unknown("optimizer", name, NAMES, also=', or a memory such as "M(0.9) + M(0)"'))
     if law:
         raise Refused(f'--law goes with a memory such as "M(0.9) + M(0)", not with {name}')
-    make, parameters, fixed, largest = NAMES[name]
-    parameters = _merged(name, parameters, given)
-    return Chosen(name, ", ".join(filter(None, (parameters.text, fixed))), make(parameters), largest)
+    make, own, fixed, largest = NAMES[name]
+    parameters = _merged(name, own, given)
+    form = make(parameters)
+    if isinstance(form, Linear) and parameters != own:
+        largest = min(largest, _largest(form.law))
+    return Chosen(name, ", ".join(filter(None, (parameters.text, fixed))), form, largest)
 
 
 def _memory(text: str, given: Given, law: Sequence[float]) -> Chosen:
     memory = parse(text)
     parameters = _merged("a memory in this notation", Given(weight_decay=0.0), given)
     fixed = FixedLaw(memory, tuple(law) or (1.0,) * memory.k)
-    largest = COARSE if abs(fixed.first_moment) <= LONG else FINEST
     said = ", ".join(filter(None, (f"law {' '.join(f'{x:g}' for x in fixed.law)}", parameters.text)))
-    return Chosen(repr(memory), said, Linear(fixed, _number(parameters.weight_decay)), largest)
+    return Chosen(repr(memory), said, Linear(fixed, _number(parameters.weight_decay)), _largest(fixed))
+
+
+def _largest(fixed: FixedLaw) -> float:
+    """The largest step size at which the orders are seen."""
+    return COARSE if abs(fixed.first_moment) <= LONG else FINEST
 
 
 def _merged(name: str, own: Given, given: Given) -> Given:
