@@ -92,6 +92,11 @@ def test_change_of_basis_is_the_memory_times_q(p, seed):
     )
 
 
+def test_units_may_be_measured_in_anything():
+    p = M(0.5, 2).change_basis(np.diag([1.0, 1e-200]))
+    assert p == Propagator([[0.5, 1e-200], [0.0, 0.5]], [1.0, 0.0])
+
+
 def test_equal_up_to_the_sign_of_zero():
     p, q = Propagator([[0.0]], [1.0]), Propagator([[-0.0]], [1.0])
     assert p == q and hash(p) == hash(q)
@@ -160,8 +165,9 @@ def test_refuses(B, a, reason):
         (lambda: CM(1e308 + 1e308j), "not inside the unit circle"),
         (lambda: CM(0.5), r"use M\(0.5\) for a real number"),
         (lambda: CM(0.5, order=2), r"use M_2\(0.5\) for a real number"),
-        (lambda: M(0.5).change_basis([[0.0]]), "Q must be an invertible"),
-        (lambda: M(0.5).change_basis(np.eye(2)), "Q must be an invertible"),
+        (lambda: M(0.5).change_basis([[0.0]]), r"Q is singular.*: \[\[0.0\]\]"),
+        (lambda: M(0.5, 2).change_basis([[1.0, 1e-9], [1.0, 1e-9]]), "Q is singular"),
+        (lambda: M(0.5).change_basis(np.eye(2)), r"Q must be a \(1, 1\) matrix, got shape \(2, 2\)"),
     ],
 )
 def test_refuses_a_block(make, reason):

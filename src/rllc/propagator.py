@@ -97,11 +97,14 @@ class Propagator:
         """The propagator of the units M Q: (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
 
         Raises:
-            ValueError: Q is not an invertible real (k, k) matrix.
+            ValueError: Q is not a real (k, k) matrix, or is singular.
         """
         Q = _real("Q", Q, ndim=2)
-        if Q.shape != self.B.shape or np.linalg.matrix_rank(Q) < self.k:
-            raise ValueError(f"Q must be an invertible ({self.k}, {self.k}) matrix, got shape {Q.shape}")
+        if Q.shape != self.B.shape:
+            raise ValueError(f"Q must be a ({self.k}, {self.k}) matrix, got shape {Q.shape}")
+        size = abs(Q).max(0)  # how long its columns are, that is its units, is no matter
+        if np.linalg.matrix_rank(Q / np.where(size > 0, size, 1.0)) < self.k:
+            raise ValueError(f"Q is singular, so that the units M Q hold less than M: {Q.tolist()}")
         return Propagator(np.linalg.solve(Q, self.B @ Q), Q.T @ self.a)
 
     def abstract_rule(self, n: int) -> Array:
