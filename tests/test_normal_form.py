@@ -274,6 +274,23 @@ def test_equivalent_to_itself_in_any_units_and_to_nothing_else(p, seed):
     np.testing.assert_allclose(change_of_units(p, q).Q, change(p.k, seed), rtol=1e-6, atol=1e-6)
 
 
+@given(normal_unions(), seeds)
+def test_the_size_of_units_is_no_matter(p, seed):
+    """Nor to the digits of the map of states."""
+    scales = 10.0 ** np.random.default_rng(seed).uniform(-15, 15, p.k)
+    q = p.change_basis(np.diag(scales))
+    assert equivalent(p, q) and equivalent(q, p) and not equivalent(p | M(0.7), q)
+    want, got = normal_form(p).propagator.eigenvalues, normal_form(q).propagator.eigenvalues
+    np.testing.assert_allclose(got, want, atol=1e-9)
+    np.testing.assert_allclose(change_of_units(p, q).Q / scales, np.eye(p.k), atol=1e-9)
+
+
+def test_rllc_takes_the_same_steps_in_units_of_any_size():
+    p, scales = parse("M_2(0.6) + M(0.3)"), np.array([1.0, 3e4, 1.0])
+    q, law = p.change_basis(np.diag(scales)), np.array([0.1, 0.05, 0.1])
+    assert relative_error(rllc(q, law / scales), rllc(p, law)) < 1e-9
+
+
 @pytest.mark.parametrize("k", [1, 2, 4, 6])
 def test_the_direction_of_a_is_irrelevant(k):
     """The same B with any two vectors a that reach all of it."""

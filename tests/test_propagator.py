@@ -204,6 +204,25 @@ def test_the_size_of_the_reachable_part(p, r):
     assert P.shape == (p.k, r) and reached.k == r
 
 
+@given(unions, seeds)
+def test_the_reachable_part_does_not_depend_on_the_size_of_units(p, seed):
+    """Over thirty orders of magnitude it is as large, holds the same rules, and has the same eigenvalues."""
+    scales = 10.0 ** np.random.default_rng(seed).uniform(-15, 15, p.k)
+    q = p.change_basis(np.diag(scales))
+    P, reached = q.reachable()
+    assert reached.k == p.reachable()[1].k
+    np.testing.assert_allclose(P.T @ P, np.eye(reached.k), atol=1e-13)
+    want, got = p.abstract_rule(60), reached.abstract_rule(60) @ P.T / scales
+    np.testing.assert_allclose(got, want, atol=1e-12 * abs(want).max())
+
+
+def test_numbers_are_taken_as_written():
+    """A unit may be as small as can be, but one that rounding alone fills is not reached."""
+    assert Propagator(np.diag([0.9, 0.5]), [1, 1e-300]).reachable()[1].k == 2
+    B = [[0.9, 0.0, 0.3], [0.0, 0.9, -0.1], [0.0, 0.0, 0.3]]
+    assert Propagator(B, [1, 3, 0]).reachable()[1].k == 1
+
+
 def test_a_memory_that_hears_nothing_is_refused():
     with pytest.raises(ValueError, match="no gradient ever enters"):
         Propagator([[0.5]], [0.0]).reachable()

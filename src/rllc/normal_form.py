@@ -188,18 +188,25 @@ def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
     if p_reached.k != q_reached.k:
         return None, math.inf
     lags = max(_lags(p_reached), _lags(q_reached))
-    R, R_ = p_reached.abstract_rule(lags), q_reached.abstract_rule(lags)
+    (R, size), (R_, its) = (_unit_sized(part.abstract_rule(lags)) for part in (p_reached, q_reached))
     (Q, there), (Z, back) = _combine(R, R_), _combine(R_, R)
     cond, cond_ = _condition(R), _condition(R_)
     if cond_ < cond:  # the better conditioned units give the map to more digits
         Q = np.linalg.inv(Z).astype(np.float64)
-    change = ChangeOfUnits(P @ Q @ P_.T, P_ @ np.linalg.inv(Q) @ P.T)
+    ratio = its / size[:, None]
+    change = ChangeOfUnits(P @ (Q * ratio) @ P_.T, P_ @ (np.linalg.inv(Q) / ratio.T) @ P.T)
     return change, max(there - ROUNDING * cond, back - ROUNDING * cond_, 0.0)
 
 
 def _condition(R: Array) -> float:
     """Condition of the columns of R, each scaled to the same size."""
     return float(np.linalg.cond(R / np.linalg.norm(R, axis=0)))
+
+
+def _unit_sized(R: Array) -> tuple[Array, Array]:
+    """R with the largest entry of each column 1, and what it was."""
+    size = abs(R).max(0)
+    return R / size, size
 
 
 def _rules(p: Propagator) -> Array:
@@ -215,11 +222,11 @@ def _lags(p: Propagator) -> int:
 
 def _combine(R: Array, wanted: Array) -> tuple[Array, float]:
     """Z with R Z nearest to wanted, and the largest relative error of a column."""
-    scale = np.linalg.norm(R, axis=0)
-    orthonormal, triangle = np.linalg.qr(R / scale)
-    Z = scipy.linalg.solve_triangular(triangle, orthonormal.T @ wanted) / scale[:, None]
+    (R, size), (wanted, its) = _unit_sized(R), _unit_sized(wanted)
+    orthonormal, triangle = np.linalg.qr(R)
+    Z = scipy.linalg.solve_triangular(triangle, orthonormal.T @ wanted)
     error = np.linalg.norm(R @ Z - wanted, axis=0) / np.linalg.norm(wanted, axis=0)
-    return Z, float(error.max())
+    return Z * (its / size[:, None]), float(error.max())
 
 
 def _written(p: Propagator) -> tuple[Blocks, ...]:

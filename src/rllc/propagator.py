@@ -33,7 +33,7 @@ __all__ = ["CM", "M", "Propagator"]
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, complex)
 
-# Arnoldi stops when a new direction is smaller than this times |B|: mathematics.md, section 3(i).
+# Arnoldi stops when a new direction is smaller than this times |B|, in balanced units: mathematics.md, 3(i).
 REACHABLE_RTOL = 1e-10
 # Enough for spectral radii up to 1 - 1e-16.
 MAX_DOUBLINGS = 60
@@ -142,18 +142,41 @@ class Propagator:
             raise ValueError(
                 "a is zero: no gradient ever enters this memory; give a unit a nonzero entry of a"
             )
-        scale = max(np.linalg.norm(self.B, 2), np.finfo(float).tiny)
-        P = (self.a / np.linalg.norm(self.a))[:, None]
-        while P.shape[1] < self.k:
-            w = self.B.T @ P[:, -1]
+        size = self._sizes()
+        heard = np.flatnonzero(size)
+        size = size[heard]
+        B, a = self.B[np.ix_(heard, heard)] * (size[:, None] / size), self.a[heard] / size
+        least = REACHABLE_RTOL * max(np.linalg.norm(B, 2), np.finfo(float).tiny)
+        K = (a / np.linalg.norm(a))[:, None]
+        while K.shape[1] < size.size:
+            w = B.T @ K[:, -1]
             for _ in range(3):  # Gram-Schmidt, repeated until orthogonal to rounding
-                w = w - P @ (P.T @ w)
-            if np.linalg.norm(w) <= REACHABLE_RTOL * scale:
+                w = w - K @ (K.T @ w)
+            if np.linalg.norm(w) <= least:
                 break
-            P = np.column_stack([P, w / np.linalg.norm(w)])
-        if P.shape[1] == self.k:  # all of it: keep the user's own units
+            K = np.column_stack([K, w / np.linalg.norm(w)])
+        if K.shape[1] == self.k:  # all of it: keep the user's own units
             return np.eye(self.k), self
-        return P, Propagator(P.T @ self.B @ P, P.T @ self.a)
+        # Back in the user's units. Largest first and with pivots, QR is exact to rounding in each of them.
+        order = np.argsort(-size)
+        P = np.zeros((self.k, K.shape[1]))
+        in_units = (size[:, None] * K)[order]
+        P[heard[order]], R, pivots = scipy.linalg.qr(in_units, mode="economic", pivoting=True)
+        K = K[:, pivots]
+        B_r = scipy.linalg.solve_triangular(R, K.T @ B @ K @ R.T, trans="T")
+        return P, Propagator(B_r, R @ (K.T @ a))
+
+    def _sizes(self) -> Array:
+        """How large each unit's numbers are, (k,): in units of other sizes as much larger, 0 where none come.
+
+        The largest product of an entry of a and of those of |B| on a way to the unit, with |B| divided by its
+        spectral radius where that is above 1, so that no detour counts for more.
+        """
+        B = np.abs(self.B) / max(1.0, _spectral_radius(np.abs(self.B)))
+        size = np.abs(self.a)
+        for _ in range(self.k - 1):
+            size = np.maximum(size, (size[:, None] * B).max(0))
+        return size
 
     def gramian(self) -> Array:
         """The white-noise Gramian Γ = Σ_i (Bᵀ)ⁱ a aᵀ Bⁱ, (k, k).
@@ -167,7 +190,7 @@ class Propagator:
         for _ in range(MAX_DOUBLINGS):
             more = power.T @ total @ power
             total, power = total + more, power @ power
-            size = np.sqrt(np.diag(total))
+            size = np.sqrt(abs(np.diag(total)))  # of a unit not reached yet, what rounding makes of zero
             if (abs(more) <= np.finfo(float).eps / 8 * np.outer(size, size)).all():
                 break
         return (total + total.T) / 2
