@@ -330,6 +330,9 @@ def hankel_rank(fixed):
         (FixedLaw(parse("M(0.9)"), [0]), 0),
         (FixedLaw(Propagator([[0.5]], [0.0]), [1.0]), 0),
         (FixedLaw(Propagator([[0.5]], [1e-30]), [1e-30]), 1),
+        (FixedLaw(parse("M(0.5) + M(0.3)"), [1e200, 1e200]), 2),
+        (FixedLaw(Propagator(np.diag([0.9, 0.5]), [1, 1e-10]), [0, 1e10]), 1),
+        (FixedLaw(parse("M(0.9) + M(0)"), [1, 1e-16]), 1),  # what 1 - ν may leave of a weight
     ],
 )
 def test_minimal_memory(fixed, least):
@@ -341,6 +344,28 @@ def test_minimal_memory(fixed, least):
         small = fixed.minimal()
         assert small.propagator.k == least
         np.testing.assert_allclose(small.weights(50), fixed.weights(50), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(("slow", "share", "least"), [("M_8(0.99)", 1e-12, 9), ("M_4(0.999)", 1e-11, 5)])
+def test_weights_that_grow_late_count(slow, share, least):
+    """Small as long as k gradients are all there are, they reach 15 and 0.0022."""
+    memory = M(0.0) | parse(slow)
+    late = FixedLaw(memory, [1.0, *[0.0] * (memory.k - 2), share])
+    assert not late.equivalent(laws.sgd(1.0)) and not laws.sgd(1.0).equivalent(late)
+    assert late.minimal_memory == least
+    assert late.minimal().equivalent(late)
+
+
+@given(unions, seeds)
+def test_the_size_of_units_is_no_matter(p, seed):
+    rng = np.random.default_rng(seed)
+    scales, law = 10.0 ** rng.uniform(-15, 15, p.k), rng.normal(size=p.k) * rng.integers(0, 2, p.k)
+    fixed = FixedLaw(p, law)
+    there = FixedLaw(p.change_basis(np.diag(scales)), law / scales)
+    assert fixed.equivalent(there)
+    assert there.minimal_memory == fixed.minimal_memory
+    if there.minimal_memory:
+        assert there.minimal().equivalent(fixed)
 
 
 def test_what_is_the_same_optimizer():

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rllc.propagator import CM, Array, M, Propagator
+from rllc.propagator import CM, Array, M, Propagator, krylov
 
 __all__ = [
     "FixedLaw",
@@ -116,35 +116,41 @@ class FixedLaw:
         The size of the reachable and observable part, which is the rank of the Hankel matrix μ_{i+j}.
         RLLC moves the law and may need more.
         """
-        return 0 if self._still() else self.minimal().propagator.k
+        small = self._reachable_and_observable()
+        return small.propagator.k if small else 0
 
     def minimal(self) -> FixedLaw:
-        """The same steps from `minimal_memory` units (an orthonormal basis of them).
+        """The same steps from `minimal_memory` units, combinations of the reachable ones.
 
         Raises:
             ValueError: this optimizer never moves.
         """
-        if self._still():
+        small = self._reachable_and_observable()
+        if small is None:
             raise ValueError("this optimizer never moves: no unit takes part in its step")
-        P, reached = self.propagator.reachable()
-        # Observable means: reachable in the transposed pair (Bᵀ, L).
-        O, dual = Propagator(reached.B.T, P.T @ self.law).reachable()
-        return FixedLaw(Propagator(dual.B.T, O.T @ reached.a), dual.a)
+        return small
 
     def equivalent(self, other: FixedLaw, tol: float = 1e-10) -> bool:
         """Whether both take the same steps on every sequence of gradients (mathematics.md, section 4).
 
-        They do if μ_0 ... μ_{k+k'-1} agree; here to tol times the largest of them.
+        They do if μ_0 ... μ_{k+k'-1} agree; here all weights until both have forgotten (`Propagator.lags`)
+        must, to tol times the largest of them.
         """
-        n = self.propagator.k + other.propagator.k
+        n = max(self.propagator.lags, other.propagator.lags)
         mine, its = self.weights(n), other.weights(n)
         return bool(abs(mine - its).max() <= tol * max(abs(mine).max(), abs(its).max()))
 
-    def _still(self) -> bool:
-        """Whether every weight is zero; the first k decide."""
-        p = self.propagator
-        scale = np.linalg.norm(p.a) * np.linalg.norm(self.law)
-        return bool(abs(self.weights(p.k)).max() <= 1e-14 * scale)
+    def _reachable_and_observable(self) -> FixedLaw | None:
+        """The same steps from the fewest units; None if every weight is zero up to rounding."""
+        p, rules = self.propagator, self.propagator.abstract_rule(self.propagator.lags)
+        if abs(rules @ self.law).max() <= 1e-14 * (abs(rules) @ abs(self.law)).max():
+            return None
+        P, reached = p.reachable()
+        # Each unit as large as its largest weight: then the law's entries are what they add to the step.
+        size = abs(reached.abstract_rule(p.lags)).max(0)
+        B, a, L = reached.B * (size[:, None] / size), reached.a / size, P.T @ self.law * size
+        O = krylov(B.T, L / abs(L).max())  # observable means: reachable in the transposed pair (Bᵀ, L)
+        return FixedLaw(Propagator(O.T @ B @ O, O.T @ a), O.T @ L)
 
 
 def is_no_gain(r0: Any, law: Any) -> Any:

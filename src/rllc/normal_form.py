@@ -38,9 +38,6 @@ MAX_UNIT_COND = 1e5
 REAL_AXIS = 1e-13
 # Times the condition of the units: how far rounding puts their rules off (measured, up to 12 dense units).
 ROUNDING = 2e-12
-FORGOTTEN = 1e-17
-# Rules are compared on this many gradients at most; the k first determine them, so this only saves time.
-MAX_LAGS = 50_000
 # Trailing digits are dropped where the rules do not get worse by it.
 DECIMALS = 12
 
@@ -134,7 +131,7 @@ def normal_form(p: Propagator) -> NormalForm:
         ValueError: a = 0, so that no gradient ever enters the memory.
     """
     P, reached = p.reachable()
-    rules = _rules(reached)
+    rules = reached.abstract_rule(reached.lags)
     why_not = []
     written = _written(reached)
     for blocks in (*written, *_candidates(reached.eigenvalues)):
@@ -187,7 +184,7 @@ def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
     (P, p_reached), (P_, q_reached) = p.reachable(), q.reachable()
     if p_reached.k != q_reached.k:
         return None, math.inf
-    lags = max(_lags(p_reached), _lags(q_reached))
+    lags = max(p_reached.lags, q_reached.lags)
     (R, size), (R_, its) = (_unit_sized(part.abstract_rule(lags)) for part in (p_reached, q_reached))
     (Q, there), (Z, back) = _combine(R, R_), _combine(R_, R)
     cond, cond_ = _condition(R), _condition(R_)
@@ -207,17 +204,6 @@ def _unit_sized(R: Array) -> tuple[Array, Array]:
     """R with the largest entry of each column 1, and what it was."""
     size = abs(R).max(0)
     return R / size, size
-
-
-def _rules(p: Propagator) -> Array:
-    return p.abstract_rule(_lags(p))
-
-
-def _lags(p: Propagator) -> int:
-    """N with ρᴺ < 1e-17, and at least 2k, which determine the rules."""
-    rho = p.spectral_radius
-    needed = math.log(FORGOTTEN) / math.log(rho) if rho > 0 else 0.0
-    return max(2 * p.k, min(math.ceil(needed), MAX_LAGS))
 
 
 def _combine(R: Array, wanted: Array) -> tuple[Array, float]:

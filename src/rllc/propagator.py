@@ -37,6 +37,9 @@ Number = TypeVar("Number", float, complex)
 REACHABLE_RTOL = 1e-10
 # Enough for spectral radii up to 1 - 1e-16.
 MAX_DOUBLINGS = 60
+FORGOTTEN = 1e-17
+# The first 2k gradients determine rules, the others say how large they grow: so this only saves time.
+MAX_LAGS = 50_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -115,6 +118,13 @@ class Propagator:
         powers = itertools.accumulate(itertools.repeat(self.B, max(n - 1, 0)), np.matmul, initial=self.a)
         return np.array(list(itertools.islice(powers, n))).reshape(n, self.k)
 
+    @property
+    def lags(self) -> int:
+        """On how many gradients rules are compared: N with ρᴺ < 1e-17, at most 50,000, and at least 2k."""
+        rho = self.spectral_radius
+        needed = math.log(FORGOTTEN) / math.log(rho) if rho > 0 else 0.0
+        return max(2 * self.k, min(math.ceil(needed), MAX_LAGS))
+
     def growth(self) -> Array:
         """(k+1,) Σ_j |B_ij| for each unit i, then max_j |a_j|.
 
@@ -146,15 +156,7 @@ class Propagator:
         heard = np.flatnonzero(size)
         size = size[heard]
         B, a = self.B[np.ix_(heard, heard)] * (size[:, None] / size), self.a[heard] / size
-        least = REACHABLE_RTOL * max(np.linalg.norm(B, 2), np.finfo(float).tiny)
-        K = (a / np.linalg.norm(a))[:, None]
-        while K.shape[1] < size.size:
-            w = B.T @ K[:, -1]
-            for _ in range(3):  # Gram-Schmidt, repeated until orthogonal to rounding
-                w = w - K @ (K.T @ w)
-            if np.linalg.norm(w) <= least:
-                break
-            K = np.column_stack([K, w / np.linalg.norm(w)])
+        K = krylov(B, a)
         if K.shape[1] == self.k:  # all of it: keep the user's own units
             return np.eye(self.k), self
         # Back in the user's units. Largest first and with pivots, QR is exact to rounding in each of them.
@@ -302,6 +304,20 @@ def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
     return functools.reduce(
         operator.or_, (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
     )
+
+
+def krylov(B: Array, a: Array) -> Array:
+    """An orthonormal basis (k, r) of a, Bᵀa, (Bᵀ)²a, ..., by Arnoldi's method; a is not zero."""
+    least = REACHABLE_RTOL * max(np.linalg.norm(B, 2), np.finfo(float).tiny)
+    K = (a / np.linalg.norm(a))[:, None]
+    while K.shape[1] < a.size:
+        w = B.T @ K[:, -1]
+        for _ in range(3):  # Gram-Schmidt, repeated until orthogonal to rounding
+            w = w - K @ (K.T @ w)
+        if np.linalg.norm(w) <= least:
+            break
+        K = np.column_stack([K, w / np.linalg.norm(w)])
+    return K
 
 
 def _block(B: Array) -> tuple[complex, int]:
