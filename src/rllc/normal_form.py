@@ -154,7 +154,8 @@ def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
     """Whether p and q give the same optimizer in different units (mathematics.md, section 3).
 
     True if the reachable parts have the same size and each one's abstract rules are linear combinations of
-    the other's, to the relative error tol (and what rounding makes of units that are nearly dependent).
+    the other's, to the relative error tol. One that is not written as Jordan blocks is allowed what rounding
+    makes of it where its units are nearly dependent: then very near memories cannot be told apart.
 
     Raises:
         ValueError: no gradient ever enters p or q.
@@ -192,7 +193,9 @@ def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
         Q = np.linalg.inv(Z).astype(np.float64)
     ratio = its / size[:, None]
     change = ChangeOfUnits(P @ (Q * ratio) @ P_.T, P_ @ (np.linalg.inv(Q) / ratio.T) @ P.T)
-    return change, max(there - ROUNDING * cond, back - ROUNDING * cond_, 0.0)
+    # Units written as blocks have their rules exactly; those of any other pair are off by its rounding.
+    conds = [c for part, c in ((p_reached, cond), (q_reached, cond_)) if jordan_blocks(part) is None]
+    return change, max(max(there, back) - ROUNDING * max(conds, default=0.0), 0.0)
 
 
 def _condition(R: Array) -> float:
