@@ -1,6 +1,8 @@
 """RLLC's own memory: the smooth ridge's theorem, the exact inverse's limits, the symmetry of the rates."""
 
 import itertools
+import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +101,25 @@ def test_the_extrapolating_law_of_momentum_and_gradient():
     np.testing.assert_allclose(x, [-((1 - b) ** 2) / b, 1 / b], rtol=1e-12)
 
 
+@pytest.mark.parametrize("order", [1, 2, 12, 16])
+def test_the_extrapolating_law_of_a_delay_line_is_newtons(order):
+    x = extrapolating_law(rllc.M(0.0, order))
+    want = [(-1) ** j * math.comb(order, j + 1) for j in range(order)]
+    np.testing.assert_allclose(x, want, rtol=1e-13)
+
+
+@pytest.mark.parametrize("memory", ["M_7(0.9)", "M_9(0.5)", "M_16(0)", "M_3(0.999) + M_3(0)"])
+def test_the_extrapolating_law_of_nearly_dependent_units(memory):
+    """Against sums without rounding: of weights 1, and of weights times ages 1, 2, ... none."""
+    p = rllc.parse(memory)
+    B, a, x = ([[Fraction(v) for v in row] for row in m] for m in (p.B, [p.a], [extrapolating_law(p)]))
+    resolvent, rows = inverse_of_one_minus(B), a
+    for degree in range(p.k):
+        rows = product(rows, resolvent)
+        terms = [r * v for r, v in zip(rows[0], x[0], strict=True)]
+        assert abs(sum(terms) - (degree == 0)) <= 1e-13 * sum(map(abs, terms))
+
+
 @pytest.mark.parametrize("memory", ["M(0.7) + M(0.0)", "M_2(0.5)", "M_3(0.6)", "M(0.9) + M(-0.9) + CM(0.9i)"])
 def test_the_extrapolating_law_extrapolates_polynomials(memory):
     p = rllc.parse(memory)
@@ -130,6 +151,23 @@ def test_on_smooth_gradients_the_exact_inverse_extrapolates_and_a_large_ridge_av
         errors["ridge"].append(np.abs(ridged - r0 / (r0 @ r0)).max())
     assert errors["exact"][1] < 0.02 and errors["exact"][1] < errors["exact"][0] / 5
     assert errors["ridge"][1] < 0.05
+
+
+def product(A, B):
+    return [
+        [sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*B, strict=True)] for row in A
+    ]
+
+
+def inverse_of_one_minus(B):
+    """(I - B)⁻¹ for an upper triangular B of fractions, by back substitution."""
+    k = len(B)
+    inverse = [[Fraction(i == j) for j in range(k)] for i in range(k)]
+    for i in reversed(range(k)):
+        for j in range(k):
+            later = sum(B[i][n] * inverse[n][j] for n in range(i + 1, k))
+            inverse[i][j] = (inverse[i][j] + later) / (1 - B[i][i])
+    return inverse
 
 
 def gain_vector(p):

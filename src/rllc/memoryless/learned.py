@@ -14,6 +14,8 @@ docs/memoryless.md, section 6.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,24 +156,17 @@ def extrapolating_law(propagator: Propagator) -> Array:
     Raises:
         ValueError: the memory is not reachable, so that there is no one law.
     """
-    B, a = propagator.B, propagator.a
-    inverse = np.linalg.inv(np.eye(a.size) - B)
-    # r_j = Σ_i (-(1+i))ʲ aᵀBⁱ, from binomial sums Σ_i C(i+j, j) Bⁱ = (I - B)^-(j+1)
-    rising = [a]
-    for _ in range(a.size):
-        rising.append(rising[-1] @ inverse)
-    rows = []
-    for j in range(a.size):
-        # (1+i)ʲ in the basis C(i+l, l), l = 0..j, solved at i = 0..j
-        points = np.arange(j + 1.0)
-        basis = np.array([[math.comb(int(i) + l, l) for l in range(j + 1)] for i in points])
-        weights = np.linalg.solve(basis, (1 + points) ** j)
-        rows.append((-1.0) ** j * sum(w * rising[l + 1] for l, w in enumerate(weights)))
-    e0 = np.eye(a.size)[0]
-    R = np.array(rows)
-    if np.linalg.matrix_rank(R) < a.size:
+    k = propagator.k
+    if propagator.reachable()[1].k < k:
         raise ValueError(f"{propagator!r} has units that are not independent; take its reachable part")
-    return np.linalg.solve(R, e0).astype(np.float64)
+    # Polynomials of i of degree below k have the basis C(i+l, l), l < k, each but the first of which is 0 one
+    # step ahead, at i = -1. With D = I - B, Σ_i C(i+l, l) aᵀBⁱ = aᵀD^-(l+1): times x it is 1 for l = 0 and 0
+    # for the others: x = Dᵏy with aᵀDᵐ y = 1 for m = k-1 and 0 below (Ackermann's formula).
+    D = np.eye(k) - propagator.B
+    R = np.array(list(itertools.accumulate([D] * (k - 1), np.matmul, initial=propagator.a)))
+    size = abs(R).max(1)
+    y = np.linalg.solve(R / size[:, None], np.eye(k)[-1] / size[-1])
+    return functools.reduce(lambda x, _: D @ x, range(k), y).astype(np.float64)
 
 
 def averaging_law(propagator: Propagator) -> Array:
