@@ -20,6 +20,7 @@ from rllc.memoryless import (
     memory_effect,
     memoryless,
 )
+from rllc.memoryless.effect import _change
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,34 @@ def test_adams_longer_denominator_anti_regularises_where_gradients_are_large():
     np.testing.assert_allclose(effect.changes_at, np.sqrt(1e-8 * 9 / 990), rtol=0.05)
     outside = memory_effect(Adam(0.9, 0.999, 1e-8, outside=True))
     np.testing.assert_allclose(outside.changes_at, 1e-8 * 9 / 990, rtol=0.05) if outside.changes_at else None
+
+
+@pytest.mark.parametrize("eps", [1.1e-6, 110.0])
+def test_a_change_at_a_round_number_is_found(eps):
+    np.testing.assert_allclose(memory_effect(Adam(eps=eps)).changes_at, np.sqrt(eps * 9 / 990), rtol=0.02)
+
+
+@pytest.mark.parametrize("eps", [1e-60, 1e-30, 1e-8, 1e10])
+@pytest.mark.parametrize(
+    ("make", "delay", "at_zero"),
+    [
+        (Adam, -990, 9),
+        (lambda eps: Adam(eps=eps, outside=True), -990, 9),
+        (lambda eps: RMSProp(eps=eps), -99, 0),
+        (lambda eps: Lion(eps=eps), 0, 90),
+    ],
+    ids=["Adam", "Adam, outside", "RMSProp", "Lion"],
+)
+def test_the_effect_does_not_depend_on_the_size_of_eps(make, delay, at_zero, eps):
+    effect = memory_effect(make(eps=eps))
+    np.testing.assert_allclose([effect.delay, effect.delay_at_zero], [delay, at_zero], atol=1e-8)
+
+
+def test_a_change_on_a_sample_is_found():
+    sizes = np.array([1.0, 10.0, 100.0, 1000.0])
+    for delays, at in (([2, 0, -1, -1], 10), ([-2, 0, 1, 1], 10), ([2, 1, -1 / 3, -1], 10**1.75)):
+        np.testing.assert_allclose(_change(sizes, np.array(delays), 1e-6), at)
+    assert _change(sizes, np.array([2.0, 0.0, 0.0, np.nan]), 1e-6) is None
 
 
 def test_equal_decays_leave_adam_regularising_below_eps_only():

@@ -82,7 +82,14 @@ def memory_effect(
     if isinstance(optimizer, optax.GradientTransformation):
         delays = _measured(optimizer, learning_rate, steps)
         return _effect(MEASURED_SIZES, delays, "measured by coordinates", MEASURED_NEUTRAL)
-    return _effect(SIZES, optimizer.delay(SIZES), _norm(optimizer), NEUTRAL)
+    sizes = SIZES * _own_size(optimizer)
+    return _effect(sizes, optimizer.delay(sizes), _norm(optimizer), NEUTRAL)
+
+
+def _own_size(form: Form) -> float:
+    """The size of gradient at which ε begins to tell."""
+    eps = getattr(form, "eps", 0.0) or 1.0
+    return eps if getattr(form, "outside", False) else eps**0.5
 
 
 def _norm(form: Form) -> str:
@@ -106,13 +113,13 @@ def _verdict(delay: float, neutral: float) -> Verdict:
 
 def _change(sizes: Array, delays: Array, neutral: float) -> float | None:
     """The size at which the delay changes its sign, between two sizes by their logarithms."""
-    signs = np.where(np.abs(delays) < neutral, 0, np.sign(delays))
-    (changes,) = np.nonzero(signs[:-1] * signs[1:] < 0)
+    (told,) = np.nonzero(np.abs(delays) >= neutral)
+    (changes,) = np.nonzero(delays[told[:-1]] * delays[told[1:]] < 0)
     if not changes.size:
         return None
-    i = changes[0]
-    share = delays[i] / (delays[i] - delays[i + 1])
-    return float(sizes[i] * (sizes[i + 1] / sizes[i]) ** share)
+    between = slice(told[changes[0]], told[changes[0] + 1] + 1)
+    rising = delays[between] * np.sign(delays[between.stop - 1])
+    return float(np.exp(np.interp(0.0, rising, np.log(sizes[between]))))
 
 
 def _measured(tx: optax.GradientTransformation, learning_rate: float, steps: int) -> Array:
