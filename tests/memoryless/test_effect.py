@@ -138,7 +138,18 @@ def test_memory_that_does_not_decay_is_measured_and_warned_of():
     assert decay(Linear(laws.sgd(1.0)).method(lambda x: x), x) == 0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("beta", [1e-3, 0.3, 0.5, 0.8, 0.99])
+def test_decay_is_measured_where_old_gradients_underflow(dtype, beta):
+    x = jnp.linspace(0.5, 2.0, 4, dtype=dtype)
+    assert decay(Linear(laws.heavy_ball(1.0, beta)).method(lambda x: x), x) == pytest.approx(beta, rel=1e-4)
+    assert decay(Linear(laws.delayed(1.0, 20)).method(lambda x: x), x) == 0
+
+
 def test_bad_input():
+    for n in (7, 8.0, True):
+        with pytest.raises(ValueError, match=f"n must be a whole number, 8 or more, got {n}"):
+            decay(Adam().method(lambda x: x), jnp.ones(2), n)
     for h in (0.0, -1.0, float("nan"), float("inf"), True):
         with pytest.raises(ValueError, match="step size h must be a positive finite number"):
             memoryless(Adam().method(lambda x: x), h)

@@ -14,6 +14,7 @@ Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the 
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import optax
 __all__ = [
     "LongMemoryWarning",
     "Method",
+    "check_count",
     "check_step_size",
     "correction",
     "decay",
@@ -204,10 +206,17 @@ def decay(method: Method, theta: Params, n: int = 512) -> float:
         method: the method.
         theta: a point; where memory of a linear method has H = 0 there is nothing to measure, and q is 0.
         n: steps, longer than a fast part of memory takes to vanish; at least 8.
+
+    Raises:
+        ValueError: n is less than 8.
     """
-    sizes = _sensitivities(method, theta, n)
-    quarter = n // 4
-    old, middle = sizes[1 : 1 + quarter].mean(), sizes[1 + 2 * quarter : 1 + 3 * quarter].mean()
+    check_count("n", n, least=8)
+    sizes, tiny = _sensitivities(method, theta, n), float(jnp.finfo(_real_dtype(theta)).tiny)
+    oldest = np.argmax(sizes > tiny)
+    if sizes[oldest] < 1e10 * tiny:  # what is older has underflowed: memory that ends ends higher up
+        sizes = sizes[oldest:]
+    quarter = (sizes.size - 1) // 4
+    old, middle = sizes[1 : 1 + quarter].sum(), sizes[1 + 2 * quarter : 1 + 3 * quarter].sum()
     q = float((old / middle) ** (1 / (2 * quarter))) if middle > 0 else 0.0
     if q > 1 - 1e-5:
         warnings.warn(
@@ -235,8 +244,11 @@ def _sensitivities(method: Method, theta: Params, n: int) -> np.ndarray:
 
     u = optax.tree.random_like(jax.random.key(0), theta)
     (by_point,) = jax.vjp(last, history)[1](u)
-    squares = [jnp.square(x).reshape(n + 1, -1).sum(1) for x in jax.tree.leaves(by_point)]
-    return np.sqrt(np.asarray(sum(squares), np.float64))
+    # In float64 and divided before they are squared, because squares underflow first.
+    rows = [np.asarray(x, np.float64).reshape(n + 1, -1) for x in jax.tree.leaves(by_point)]
+    largest = np.max([abs(row).max(1) for row in rows], axis=0)
+    divisor = np.where(largest > 0, largest, 1.0)[:, None]
+    return largest * np.sqrt(sum(np.square(row / divisor).sum(1) for row in rows))
 
 
 def check_step_size(h: float) -> float:
@@ -250,6 +262,18 @@ def check_step_size(h: float) -> float:
     if isinstance(h, bool) or not math.isfinite(h) or h <= 0:
         raise ValueError(f"the step size h must be a positive finite number, got {h!r}")
     return float(h)
+
+
+def check_count(name: str, value: Count, least: int = 0) -> None:
+    """Refuse by its name what is no whole number, or less than `least`; a traced integer is let through.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
 
 
 def combined(weights: Sequence[Any], trees: Sequence[Params]) -> Params:
