@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rllc.propagator import CM, Array, M, Propagator, krylov
+from rllc.propagator import CM, Array, M, Propagator, krylov, whole_number
 
 __all__ = [
     "FixedLaw",
@@ -270,9 +270,8 @@ def adams_bashforth(lr: float) -> FixedLaw:
 
 def delayed(lr: float, delay: int) -> FixedLaw:
     """θ <- θ - lr g_{t-d}: each gradient is used d steps late. Memory M_{d+1}(0)."""
-    if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 0:
-        raise ValueError(f"delay must be a whole number of steps, 0 or more; got {delay!r}")
-    return FixedLaw(M(0.0, int(delay) + 1), _rate(lr) * np.eye(int(delay) + 1)[-1])
+    units = whole_number("delay", delay) + 1
+    return FixedLaw(M(0.0, units), _rate(lr) * np.eye(units)[-1])
 
 
 def _averages(*betas: float) -> Propagator:

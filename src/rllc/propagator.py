@@ -114,7 +114,11 @@ class Propagator:
         """The weights of the last n gradients in each unit: (n, k), row i is aᵀ Bⁱ (eq. 2).
 
         From M_0 = 0 the memory at time t is M_t = Σ_i g_{t-i} (row i).
+
+        Raises:
+            ValueError: n is no whole number, or negative.
         """
+        n = whole_number("n", n)
         powers = itertools.accumulate(itertools.repeat(self.B, max(n - 1, 0)), np.matmul, initial=self.a)
         return np.array(list(itertools.islice(powers, n))).reshape(n, self.k)
 
@@ -263,7 +267,7 @@ def M(beta: float, order: int = 1) -> Propagator:
     if isinstance(beta, complex | np.complexfloating):
         text = _block_text(complex(beta), order)
         raise ValueError(f"M needs a real number, got {beta}; use {text} for a complex one")
-    beta, order = _inside_unit_circle(float(beta)), _order(order)
+    beta, order = _inside_unit_circle(float(beta)), whole_number("the order of a block", order, least=1)
     return Propagator(beta * np.eye(order) + np.eye(order, k=1), np.eye(order)[0])
 
 
@@ -276,7 +280,7 @@ def CM(gamma: complex, order: int = 1) -> Propagator:
     Raises:
         ValueError: γ is real, not finite, or on or outside the unit circle; or the order is not positive.
     """
-    gamma, order = _inside_unit_circle(complex(gamma)), _order(order)
+    gamma, order = _inside_unit_circle(complex(gamma)), whole_number("the order of a block", order, least=1)
     if gamma.imag == 0:
         text = _block_text(gamma.real, order)
         raise ValueError(f"CM({gamma.real}) would leave its second unit empty; use {text} for a real number")
@@ -345,10 +349,15 @@ def _real(name: str, value: ArrayLike, ndim: int) -> Array:
     return array
 
 
-def _order(order: int) -> int:
-    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
-        raise ValueError(f"the order of a block must be a positive integer, got {order!r}")
-    return int(order)
+def whole_number(name: str, value: int, least: int = 0) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: it is no integer, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    return int(value)
 
 
 def _inside_unit_circle(value: Number) -> Number:

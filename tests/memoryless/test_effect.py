@@ -14,11 +14,17 @@ from rllc.memoryless import (
     LongMemoryWarning,
     NesterovIterates,
     RMSProp,
+    SmoothRidge,
+    batches,
+    correction,
     decay,
+    direction,
     explicit_correction,
+    follow,
     from_optax,
     memory_effect,
     memoryless,
+    simulate,
 )
 from rllc.memoryless.effect import _change
 
@@ -146,7 +152,38 @@ def test_decay_is_measured_where_old_gradients_underflow(dtype, beta):
     assert decay(Linear(laws.delayed(1.0, 20)).method(lambda x: x), x) == 0
 
 
+def test_memory_longer_than_the_steps_is_warned_of():
+    with pytest.warns(LongMemoryWarning, match=r"fades by 0\.999\d* a step, so that 100 steps do not show"):
+        memory_effect(optax.sgd(0.1, 0.999), 0.1, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda n: correction(Adam().method(lambda x: x), n), "n"),
+        (lambda n: correction(lambda *points: points[0], n), "n"),
+        (lambda n: direction(Adam().method(lambda x: x), n), "n"),
+        (lambda n: simulate(Adam().method(lambda x: x), jnp.ones(2), 0.1, n), "steps"),
+        (lambda n: follow(Adam(), lambda x: x, jnp.ones(2), 0.1, n), "steps"),
+        (lambda n: Adam().coefficients(n), "steps"),
+        (lambda n: Lion().coefficients(n), "steps"),
+        (lambda n: NesterovIterates(0.9).coefficients(n), "steps"),
+        (lambda n: Linear(laws.sgd(1.0)).coefficients(n), "steps"),
+        (lambda n: SmoothRidge(rllc.M(0.5), 1.0, 1.0, 0.1).coefficients(n), "steps"),
+        (lambda n: batches.variance_when_independent(laws.sgd(1.0), n), "n"),
+    ],
+)
+def test_counts_are_whole_numbers(call, name):
+    for n in (-1, 1.5, True, None):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, 0 or more, got {n}"):
+            call(n)
+    call(2)
+
+
 def test_bad_input():
+    for steps in (0, -5, 1e4):
+        with pytest.raises(ValueError, match=f"steps must be a whole number, 1 or more, got {steps}"):
+            memory_effect(optax.sgd(0.1, 0.9), 0.1, steps)
     for n in (7, 8.0, True):
         with pytest.raises(ValueError, match=f"n must be a whole number, 8 or more, got {n}"):
             decay(Adam().method(lambda x: x), jnp.ones(2), n)
@@ -188,7 +225,6 @@ def test_minus_one_moves_the_optimizer_to_its_uncorrected_counterpart():
     import jax
 
     from rllc.lab.memoryless.problems import PROBLEMS
-    from rllc.memoryless import follow
 
     f, x0 = PROBLEMS["tanh-net"]()
     grad, form, errors = jax.grad(f), Linear(laws.heavy_ball(1.0, 0.5)), []

@@ -25,7 +25,7 @@ import numpy as np
 
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, scale
-from rllc.propagator import Array
+from rllc.propagator import Array, whole_number
 
 __all__ = ["Adam", "Lion", "RMSProp", "perturbed_norm"]
 
@@ -51,7 +51,7 @@ class _ByStep:
 
     def coefficients(self, steps: int) -> Steps:
         """n = 0, ..., steps."""
-        return Steps(np.arange(steps + 1.0))
+        return Steps(np.arange(whole_number("steps", steps) + 1.0))
 
     def stationary(self) -> Steps:
         """n = ∞."""
@@ -118,7 +118,7 @@ class Adam:
 
     def coefficients(self, steps: int) -> Delays:
         """For n = 0, ..., steps: arrays (steps + 1,), float64."""
-        n = np.arange(steps + 1)
+        n = np.arange(whole_number("steps", steps) + 1)
         first = _delay(self.beta1, n)
         if self.nesterov:
             b = self.beta1

@@ -16,7 +16,7 @@ import numpy as np
 
 from rllc.laws import FixedLaw
 from rllc.memoryless.linear import Linear
-from rllc.propagator import Array
+from rllc.propagator import Array, whole_number
 
 __all__ = ["drift_when_reshuffled", "effective_batches", "variance_when_independent", "variance_within_epoch"]
 
@@ -26,7 +26,7 @@ def variance_when_independent(law: FixedLaw, n: int) -> float:
 
     For n -> ∞ (c0² - Σ μ_i²)/2: per effective step the loss gets (η/2) κ tr Σ with κ = (1 - 1/N_eff)/2.
     """
-    mu = law.weights(n + 1)
+    mu = law.weights(whole_number("n", n) + 1)
     return float((mu.sum() ** 2 - (mu**2).sum()) / 2)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rllc.memoryless.history import Gradient, Method, Params, add, check_step_size, scale, with_start
+from rllc.propagator import whole_number
 
 __all__ = ["ClosedForm", "Terms", "follow", "hessian_product"]
 
@@ -61,9 +62,10 @@ def follow(
             bias correction that leaves an error of O(h), as from a shifted start.
 
     Raises:
-        ValueError: h is not a positive number.
+        ValueError: h is not a positive number, or steps no whole number >= 0.
     """
     check_step_size(h)
+    steps = whole_number("steps", steps)
     rows = form.stationary() if stationary else form.coefficients(max(steps - 1, 0))
     if stationary:
         rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps,)), rows)

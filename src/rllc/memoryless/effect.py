@@ -9,6 +9,7 @@ Source: arXiv 2502.02132; docs/memoryless.md, sections 2 and 3.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ import optax
 
 from rllc.laws import FixedLaw
 from rllc.memoryless.adaptive import Adam, Lion, RMSProp
-from rllc.memoryless.history import correction, decay, direction, from_optax
+from rllc.memoryless.history import LongMemoryWarning, check_count, correction, decay, direction, from_optax
 from rllc.memoryless.linear import Linear, NesterovIterates
 from rllc.propagator import Array
 
@@ -72,11 +73,12 @@ def memory_effect(
         steps: how long the optax transformation runs before it is looked at; longer than its memory.
 
     Raises:
-        ValueError: the learning rate is not positive.
+        ValueError: the learning rate is not positive, or steps no whole number >= 1.
 
     Warns:
-        LongMemoryWarning: the memory of the optax transformation does not decay.
+        LongMemoryWarning: the memory of the optax transformation does not decay, or by less than half.
     """
+    check_count("steps", steps, least=1)
     if isinstance(optimizer, FixedLaw):
         optimizer = Linear(optimizer)
     if isinstance(optimizer, optax.GradientTransformation):
@@ -128,6 +130,12 @@ def _measured(tx: optax.GradientTransformation, learning_rate: float, steps: int
         g = jnp.asarray(MEASURED_SIZES)
         method = from_optax(tx, lambda theta: theta + g, learning_rate)
         at = jnp.zeros_like(g)
-        decay(method, at)  # warns
+        q = decay(method, at)  # warns
+        if q < 1 and q**steps > 0.5:
+            warnings.warn(
+                f"memory fades by {q:.6f} a step, so that {steps} steps do not show its effect; take more",
+                LongMemoryWarning,
+                stacklevel=3,
+            )
         F, corr = direction(method, steps)(at), correction(method, steps)(at)
         return np.asarray(corr * g / jnp.where(F == 0, jnp.nan, F) ** 2)

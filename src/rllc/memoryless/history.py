@@ -14,7 +14,6 @@ Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the 
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from rllc.propagator import whole_number
 
 __all__ = [
     "LongMemoryWarning",
@@ -83,7 +84,12 @@ def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: 
 
 
 def direction(method: Method | HistoryFunction, n: Count) -> Callable[[Params], Params]:
-    """θ -> F_n(θ), all of the history being θ."""
+    """θ -> F_n(θ), all of the history being θ.
+
+    Raises:
+        ValueError: n is no whole number, or negative.
+    """
+    check_count("n", n)
     if isinstance(method, Method):
         return lambda theta: method.step(_steps(method, theta, n)[0], theta)[0]
     return lambda theta: method(*[theta] * (n + 1))
@@ -98,7 +104,11 @@ def correction(method: Method | HistoryFunction, n: Count) -> Callable[[Params],
         method: a Method, which costs O(n) gradients; or a function F of the points (θ_n, ..., θ_0), newest
             first, of any number of them: that costs O(n²), because F_0, ..., F_{n-1} are n calls of it.
         n: the number of steps before, >= 0; of a Method it may be a traced integer.
+
+    Raises:
+        ValueError: n is no whole number, or negative.
     """
+    check_count("n", n)
     if isinstance(method, Method):
         return _correction_of_recurrence(method, n)
 
@@ -177,9 +187,10 @@ def simulate(method: Method, start: Params, h: float, steps: int) -> Params:
     """The method itself, θ_0, ..., θ_steps: leaves (steps + 1, ...).
 
     Raises:
-        ValueError: h is not a positive number.
+        ValueError: h is not a positive number, or steps no whole number >= 0.
     """
     check_step_size(h)
+    steps = whole_number("steps", steps)
 
     def body(carry: tuple[State, Params], _: None) -> tuple[Any, Params]:
         state, theta = carry
@@ -265,15 +276,13 @@ def check_step_size(h: float) -> float:
 
 
 def check_count(name: str, value: Count, least: int = 0) -> None:
-    """Refuse by its name what is no whole number, or less than `least`; a traced integer is let through.
+    """Refuse what is no whole number or less than `least` by its name; JAX's, which may be traced, pass.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is refused.
     """
-    if isinstance(value, jax.core.Tracer):
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    if not isinstance(value, jax.Array):
+        whole_number(name, value, least)
 
 
 def combined(weights: Sequence[Any], trees: Sequence[Params]) -> Params:

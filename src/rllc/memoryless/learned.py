@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 from rllc.laws import is_no_gain
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
-from rllc.propagator import Array, Propagator
+from rllc.propagator import Array, Propagator, whole_number
 
 __all__ = [
     "GainAndDelay",
@@ -118,7 +118,7 @@ class SmoothRidge:
     def coefficients(self, steps: int) -> RidgeCoefficients:
         """For n = 0, ..., steps: arrays with a first axis of steps + 1, float64."""
         p = self.propagator
-        after = np.cumsum(p.abstract_rule(steps + 1), axis=0)
+        after = np.cumsum(p.abstract_rule(whole_number("steps", steps) + 1), axis=0)
         before = np.concatenate([np.zeros((1, p.k)), after[:-1]])
         pairs = [np.zeros((p.k, p.k))]
         for ra in after[:-1]:

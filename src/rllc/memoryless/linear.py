@@ -28,7 +28,7 @@ import optax
 from rllc.laws import FixedLaw
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, scale
-from rllc.propagator import Array, M
+from rllc.propagator import Array, M, whole_number
 
 __all__ = ["Coefficients", "Linear", "NesterovIterates"]
 
@@ -72,7 +72,7 @@ class Linear:
 
     def coefficients(self, steps: int) -> Coefficients:
         """For n = 0, ..., steps: arrays (steps + 1,), float64."""
-        return _coefficients(self.law.weights(steps + 1))
+        return _coefficients(self.law.weights(whole_number("steps", steps) + 1))
 
     def stationary(self) -> Coefficients:
         """For n -> ∞: c0, c0 m1, m1."""
@@ -147,7 +147,7 @@ class NesterovIterates:
 
     def coefficients(self, steps: int) -> Coefficients:
         """For n = 0, ..., steps: arrays (steps + 1,), float64."""
-        n, beta = np.arange(steps + 1), self.beta
+        n, beta = np.arange(whole_number("steps", steps) + 1), self.beta
         C0 = np.cumsum(beta**n)
         S = np.concatenate([[0.0], np.cumsum(C0)])  # S_n = Σ_{s<n} C0_s
         # Σ_{k=1..n-1} β^(k+1) (S_n - S_{n-k}), the last k left out because φ_0 has no point before it
