@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from problems import EIGHT, random_propagator, relative_error
-from rllc import M, law, reference
-from rllc.law import GUARD_FRACTION, Cutoff, Frame, GramianRidge, LawStep, Ridge, Sums
+from rllc import M, law, memory, reference
+from rllc.law import GUARD_FRACTION, Cutoff, DiagonalRidge, Frame, GramianRidge, LawStep, Ridge, Sums
 from rllc.notation import parse
 from rllc.torch.learning import HOST
 
@@ -173,6 +173,33 @@ def test_guard_leaves_ordinary_steps_alone():
                 correction(memory, g, p, GramianRidge(), guard=True),
                 correction(memory, g, p, GramianRidge(), guard=False),
             )
+
+
+@pytest.mark.parametrize(
+    "bad", [None, "0.1", [1.0], np.array([1.0]), np.array(-1.0), 1j, np.nan, np.float32(-1)]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(GramianRidge, Ridge, Cutoff, DiagonalRidge),
+        *(
+            lambda x, name=name: LawStep(**{name: x})
+            for name in ("q", "decay", "growth", "clip", "smoothing")
+        ),
+        *(lambda x, name=name: memory.Adam(**{name: x}) for name in ("b1", "b2", "eps")),
+        memory.Deviation,
+        memory.AdaptiveMomentum,
+    ],
+)
+def test_what_is_no_number_in_range_is_refused(make, bad):
+    with pytest.raises(ValueError, match=r"must be .*, got "):
+        make(bad)
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
+def test_numbers_of_any_framework_pass(value):
+    assert GramianRidge(value).eps is value and memory.Adam(b1=value).b1 is value
+    assert jax.jit(lambda x: GramianRidge(x).eps + memory.Adam(b1=x).b1)(0.5) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rllc.checks import check_nonnegative, check_share, is_number
 from rllc.propagator import Propagator
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "RelaxedInverse",
     "Ridge",
     "Sums",
+    "check_nonnegative",
     "correction",
     "in_scale",
     "plain_frame",
@@ -239,10 +241,9 @@ class LawStep:
     def __post_init__(self) -> None:
         for name in ("q", "decay", "growth"):
             check_nonnegative(name, getattr(self, name))
-        if isinstance(self.clip, str) or not self.clip > 0:
+        if not is_number(self.clip, lambda x: x > 0):
             raise ValueError(f"clip must be a number > 0, math.inf for none, got {self.clip!r}")
-        if isinstance(self.smoothing, str) or not 0 <= self.smoothing < 1:
-            raise ValueError(f"smoothing must be in [0, 1), got {self.smoothing!r}")
+        check_share("smoothing", self.smoothing)
 
     @property
     def window(self) -> float:
@@ -414,14 +415,6 @@ def check_law_step(step: Any) -> LawStep:
     if not isinstance(step, LawStep):
         raise ValueError(f"law_step must be a rllc.law.LawStep, such as LawStep(q=1.5), got {step!r}")
     return step
-
-
-def check_nonnegative(name: str, value: Any) -> None:
-    """Refuse a negative, infinite or NaN number by name; under jit and vmap there is none to judge yet."""
-    if isinstance(value, str) or (
-        isinstance(value, float | int | np.number) and not 0 <= float(value) < math.inf
-    ):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
 def _within(xp: ModuleType, x: Array, bound: Array) -> Array:

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rllc.propagator import CM, Array, M, Propagator, krylov, whole_number
+from rllc.checks import whole_number
+from rllc.propagator import CM, Array, M, Propagator, krylov
 
 __all__ = [
     "FixedLaw",

@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from rllc.checks import check_nonnegative, check_share, is_number
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 
@@ -131,10 +132,8 @@ class Adam(MemoryRule):
 
     def __post_init__(self) -> None:
         for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if _is_known(value) and not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value!r}")
-        if _is_known(self.eps) and not 0 <= self.eps < math.inf:
-            raise ValueError(f"eps must be a finite number >= 0, got {self.eps!r}")
+            check_share(name, value)
+        check_nonnegative("eps", self.eps)
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
         return xp.zeros_like(param), xp.zeros_like(param), xp.sum(xp.zeros_like(param))
@@ -169,8 +168,7 @@ class Deviation(MemoryRule):
     power: float = 9.0
 
     def __post_init__(self) -> None:
-        if _is_known(self.power) and not 0 <= self.power < math.inf:
-            raise ValueError(f"power must be a finite number >= 0, got {self.power!r}")
+        check_nonnegative("power", self.power)
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
         return xp.zeros_like(param), xp.sum(xp.zeros_like(param))
@@ -200,10 +198,9 @@ class AdaptiveMomentum(MemoryRule):
     native = True
 
     def __post_init__(self) -> None:
-        if _is_known(self.beta) and not LEAST_BETA <= self.beta <= 1 - LEAST_BETA:
+        if not is_number(self.beta, lambda x: LEAST_BETA <= x <= 1 - LEAST_BETA):
             raise ValueError(f"beta must be in [{LEAST_BETA}, 1 - {LEAST_BETA}], got {self.beta!r}")
-        if _is_known(self.rate) and not 0 <= self.rate < math.inf:
-            raise ValueError(f"rate must be a finite number >= 0, got {self.rate!r}")
+        check_nonnegative("rate", self.rate)
 
     def init(self, xp: ModuleType, param: Array) -> Arrays:
         return xp.zeros_like(param), xp.sum(xp.zeros_like(param)) + math.log(self.beta / (1 - self.beta))
@@ -347,11 +344,6 @@ def hidden_of_probe(rule: MemoryRule) -> Arrays:
             f"{rule!r}: in a union and in JAX, init must also take np.zeros((1, 1, 1)), which says how many"
             f" arrays it hides; it failed with: {error}"
         ) from error
-
-
-def _is_known(value: Any) -> bool:
-    """Not traced by JAX, as optax.inject_hyperparams has its numbers under jit."""
-    return isinstance(value, float | int | np.number)
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

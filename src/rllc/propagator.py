@@ -25,6 +25,8 @@ import scipy.linalg
 import scipy.sparse.csgraph
 from numpy.typing import ArrayLike, NDArray
 
+from rllc.checks import whole_number
+
 if TYPE_CHECKING:
     from rllc.normal_form import NormalForm
 
@@ -347,17 +349,6 @@ def _real(name: str, value: ArrayLike, ndim: int) -> Array:
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has an entry that is not finite: {array.tolist()}")
     return array
-
-
-def whole_number(name: str, value: int, least: int = 0) -> int:
-    """The value as an int.
-
-    Raises:
-        ValueError: it is no integer, or less than `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
-    return int(value)
 
 
 def _inside_unit_circle(value: Number) -> Number:

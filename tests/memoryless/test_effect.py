@@ -192,8 +192,12 @@ def test_bad_input():
             memoryless(Adam().method(lambda x: x), h)
     with pytest.raises(ValueError, match="beta2 must lie"):
         Adam(beta2=1.0)
-    with pytest.raises(ValueError, match="eps must be a positive"):
-        RMSProp(eps=0.0)
+    for eps in (0.0, None, "small"):
+        with pytest.raises(ValueError, match="eps must be a positive"):
+            RMSProp(eps=eps)
+    for make in (Adam, Lion, lambda weight_decay: Linear(laws.sgd(1.0), weight_decay)):
+        with pytest.raises(ValueError, match="weight_decay must be a finite number >= 0, got nan"):
+            make(weight_decay=float("nan"))
     with pytest.raises(ValueError, match=">= 0, got -1"):
         Lion(eps=-1.0)
 

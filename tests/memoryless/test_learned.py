@@ -209,5 +209,9 @@ def test_one_units_law_grows_linearly_in_the_small_step_limit():
 def test_bad_input():
     with pytest.raises(ValueError, match="ridge must be a positive finite number, got 0"):
         SmoothRidge(rllc.M(0.5), ridge=0.0, kappa=1.0, h=0.1)
+    with pytest.raises(ValueError, match="kappa must be a finite number >= 0, got -3"):
+        SmoothRidge(rllc.M(0.5), ridge=1.0, kappa=-3.0, h=0.1)
+    with pytest.raises(ValueError, match="h must be a finite number >= 0, got nan"):
+        SmoothRidge(rllc.M(0.5), ridge=1.0, kappa=1.0, h=float("nan"))
     with pytest.raises(ValueError, match="not independent"):
         extrapolating_law(rllc.parse("M(0.9) + M(0.9)"))

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rllc.checks import check_nonnegative, is_number, whole_number
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, scale
-from rllc.propagator import Array, whole_number
+from rllc.propagator import Array
 
 __all__ = ["Adam", "Lion", "RMSProp", "perturbed_norm"]
 
@@ -82,6 +83,7 @@ class Adam:
         _check_decay("beta1", self.beta1)
         _check_decay("beta2", self.beta2)
         _check_eps(self.eps)
+        check_nonnegative("weight_decay", self.weight_decay)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
@@ -218,8 +220,8 @@ class Lion(_ByStep):
     def __post_init__(self) -> None:
         _check_decay("beta1", self.beta1)
         _check_decay("beta2", self.beta2)
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise ValueError(f"eps must be a finite number >= 0, got {self.eps!r}")
+        check_nonnegative("eps", self.eps)
+        check_nonnegative("weight_decay", self.weight_decay)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
@@ -307,12 +309,12 @@ def _each(function: Callable[..., jax.Array], *trees: Params) -> Params:
 
 
 def _check_decay(name: str, value: float) -> None:
-    if not 0 <= value < 1:
+    if not is_number(value, lambda x: 0 <= x < 1):
         raise ValueError(f"{name} must lie in [0, 1), so that old gradients fade; got {value!r}")
 
 
 def _check_eps(value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
+    if not is_number(value, lambda x: 0 < x < math.inf):
         raise ValueError(
             f"eps must be a positive finite number, got {value!r}: without it the correction is not bounded"
         )

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from rllc.checks import whole_number
 from rllc.laws import FixedLaw
 from rllc.memoryless.linear import Linear
-from rllc.propagator import Array, whole_number
+from rllc.propagator import Array
 
 __all__ = ["drift_when_reshuffled", "effective_batches", "variance_when_independent", "variance_within_epoch"]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from rllc.checks import whole_number
 from rllc.memoryless.history import Gradient, Method, Params, add, check_step_size, scale, with_start
-from rllc.propagator import whole_number
 
 __all__ = ["ClosedForm", "Terms", "follow", "hessian_product"]
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rllc.propagator import whole_number
+from rllc.checks import whole_number
 
 __all__ = [
     "LongMemoryWarning",

@@ -25,10 +25,11 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
+from rllc.checks import check_nonnegative, is_number, whole_number
 from rllc.laws import is_no_gain
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
-from rllc.propagator import Array, Propagator, whole_number
+from rllc.propagator import Array, Propagator
 
 __all__ = [
     "GainAndDelay",
@@ -94,7 +95,9 @@ class SmoothRidge:
     h: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.ridge) and self.ridge > 0):
+        for name in ("kappa", "h"):
+            check_nonnegative(name, getattr(self, name))
+        if not is_number(self.ridge, lambda x: 0 < x < math.inf):
             raise ValueError(
                 f"the ridge must be a positive finite number, got {self.ridge!r}: with the exact inverse"
                 " the law is not a smooth function of the iterates"

@@ -25,10 +25,11 @@ import jax
 import numpy as np
 import optax
 
+from rllc.checks import check_nonnegative, whole_number
 from rllc.laws import FixedLaw
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, scale
-from rllc.propagator import Array, M, whole_number
+from rllc.propagator import Array, M
 
 __all__ = ["Coefficients", "Linear", "NesterovIterates"]
 
@@ -55,6 +56,9 @@ class Linear:
 
     law: FixedLaw
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_nonnegative("weight_decay", self.weight_decay)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""

@@ -1,0 +1,43 @@
+"""Numbers that users give, judged by name: Python's and NumPy's. What JAX or torch holds, perhaps traced, passes."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["check_nonnegative", "check_share", "is_number", "whole_number"]
+
+
+def whole_number(name: str, value: int, least: int = 0) -> int:
+    """The value as an int.
+
+    Raises:
+        ValueError: it is no integer, or less than `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
+    return int(value)
+
+
+def check_nonnegative(name: str, value: Any) -> None:
+    """Refuse what is no finite number >= 0, with ValueError."""
+    if not is_number(value, lambda x: 0 <= x < math.inf):
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse what is no number in [0, 1), with ValueError."""
+    if not is_number(value, lambda x: 0 <= x < 1):
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
+
+
+def is_number(value: Any, holds: Callable[[Any], bool]) -> bool:
+    """Whether it is a real number of which this holds, or an array that is not NumPy's."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    is_foreign = hasattr(value, "dtype") and not isinstance(value, np.ndarray | np.generic)
+    return is_foreign or (isinstance(value, numbers.Real) and holds(value))
