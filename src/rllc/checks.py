@@ -1,4 +1,4 @@
-"""Numbers that users give, judged by name: Python's and NumPy's. What JAX or torch holds, perhaps traced, passes."""
+"""Numbers that users give, judged by name: Python's and NumPy's. JAX's and torch's pass: they may be traced."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -266,10 +267,14 @@ def M(beta: float, order: int = 1) -> Propagator:
     Raises:
         ValueError: β is not a real number in (-1, 1), or the order is not a positive integer.
     """
-    if isinstance(beta, complex | np.complexfloating):
-        text = _block_text(complex(beta), order)
-        raise ValueError(f"M needs a real number, got {beta}; use {text} for a complex one")
-    beta, order = _inside_unit_circle(float(beta)), whole_number("the order of a block", order, least=1)
+    order = whole_number("the order of a block", order, least=1)
+    if not isinstance(beta, numbers.Real):
+        use = ""
+        if isinstance(beta, numbers.Complex):
+            z = complex(beta)
+            use = f"; use {_block_text(z if z.imag else z.real, order)}"
+        raise ValueError(f"M needs a real number, got {beta!r}{use}")
+    beta = _inside_unit_circle(float(beta))
     return Propagator(beta * np.eye(order) + np.eye(order, k=1), np.eye(order)[0])
 
 
@@ -282,7 +287,10 @@ def CM(gamma: complex, order: int = 1) -> Propagator:
     Raises:
         ValueError: γ is real, not finite, or on or outside the unit circle; or the order is not positive.
     """
-    gamma, order = _inside_unit_circle(complex(gamma)), whole_number("the order of a block", order, least=1)
+    order = whole_number("the order of a block", order, least=1)
+    if not isinstance(gamma, numbers.Complex):
+        raise ValueError(f"CM needs a complex number, got {gamma!r}")
+    gamma = _inside_unit_circle(complex(gamma))
     if gamma.imag == 0:
         text = _block_text(gamma.real, order)
         raise ValueError(f"CM({gamma.real}) would leave its second unit empty; use {text} for a real number")

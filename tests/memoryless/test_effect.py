@@ -25,6 +25,7 @@ from rllc.memoryless import (
     memory_effect,
     memoryless,
     simulate,
+    unit_rates,
 )
 from rllc.memoryless.effect import _change
 
@@ -190,6 +191,14 @@ def test_bad_input():
     for h in (0.0, -1.0, float("nan"), float("inf"), True):
         with pytest.raises(ValueError, match="step size h must be a positive finite number"):
             memoryless(Adam().method(lambda x: x), h)
+    for call in (
+        lambda: memory_effect(optax.sgd(0.1), 0.0),
+        lambda: explicit_correction(optax.sgd(0.1), Adam(), 0.0, 1),
+    ):
+        with pytest.raises(ValueError, match=r"^learning_rate must be a positive finite number, got 0.0"):
+            call()
+    with pytest.raises(ValueError, match=r"^law_lr must be a positive finite number, got None"):
+        unit_rates(0.1, None, [1.0])
     with pytest.raises(ValueError, match="beta2 must lie"):
         Adam(beta2=1.0)
     for eps in (0.0, None, "small"):

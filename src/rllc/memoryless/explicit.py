@@ -49,7 +49,7 @@ def explicit_correction(
     Raises:
         ValueError: the learning rate is not positive; at the update, no parameters or no grad_fn.
     """
-    h = check_step_size(learning_rate)
+    h = check_step_size(learning_rate, "learning_rate")
     inner = optax.with_extra_args_support(tx)
     row = form.stationary()
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rllc.checks import whole_number
+from rllc.checks import is_number, whole_number
 
 __all__ = [
     "LongMemoryWarning",
@@ -74,7 +74,7 @@ def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: 
     Raises:
         ValueError: the learning rate is not a positive number.
     """
-    h = check_step_size(learning_rate)
+    h = check_step_size(learning_rate, "learning_rate")
 
     def step(state: State, theta: Params) -> tuple[Params, State]:
         updates, state = tx.update(grad(theta), state, theta)
@@ -262,16 +262,16 @@ def _sensitivities(method: Method, theta: Params, n: int) -> np.ndarray:
     return largest * np.sqrt(sum(np.square(row / divisor).sum(1) for row in rows))
 
 
-def check_step_size(h: float) -> float:
-    """h itself.
+def check_step_size(h: float, name: str = "the step size h") -> float:
+    """h itself; `name` is what the user calls it.
 
     Raises:
         ValueError: it is not a positive finite number.
     """
     if isinstance(h, jax.core.Tracer):
         return h
-    if isinstance(h, bool) or not math.isfinite(h) or h <= 0:
-        raise ValueError(f"the step size h must be a positive finite number, got {h!r}")
+    if isinstance(h, bool) or not is_number(h, lambda x: 0 < x < math.inf):
+        raise ValueError(f"{name} must be a positive finite number, got {h!r}")
     return float(h)
 
 

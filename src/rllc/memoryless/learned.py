@@ -63,7 +63,7 @@ def gain_and_delay(propagator: Propagator, laws: ArrayLike) -> GainAndDelay:
 
 def unit_rates(lr: float, law_lr: float, law: ArrayLike) -> tuple[float, Array]:
     """h and l_0 such that RLLC with both rates h and first law l_0 takes the same steps (exactly)."""
-    c1, c2 = check_step_size(lr), check_step_size(law_lr)
+    c1, c2 = check_step_size(lr, "lr"), check_step_size(law_lr, "law_lr")
     return math.sqrt(c1 * c2), math.sqrt(c1 / c2) * np.asarray(law, np.float64)
 
 
