@@ -285,6 +285,17 @@ def test_whitening_makes_orthonormal_filters(text):
     np.testing.assert_allclose(rules.T @ rules, np.eye(T.shape[1]), atol=1e-9)
 
 
+def test_whitening_of_units_that_are_very_small():
+    p = Propagator(np.diag([0.9, 0.5]), [1.0, 1e-200])
+    np.testing.assert_allclose(p.whitening() * [[1], [1e-200]], (M(0.9) | M(0.5)).whitening(), rtol=1e-12)
+
+
+def test_a_gramian_that_float64_cannot_hold_is_refused():
+    for make in (Propagator.gramian, Propagator.whitening):
+        with pytest.raises(ValueError, match="grow too large to square"):
+            make(M(1 - 1e-12, 16))
+
+
 def test_whitening_refuses_units_float64_cannot_tell_apart():
     with pytest.raises(ValueError, match=r"too nearly dependent.*move eigenvalues apart"):
         parse(" + ".join(f"M(0.{i})" for i in range(82, 91))).whitening()

@@ -192,14 +192,20 @@ class Propagator:
 
         E MᵀM = S Γ when gradients are independent noise of total variance S. It solves the discrete
         Lyapunov equation Γ = Bᵀ Γ B + a aᵀ; in the units M Q it is Qᵀ Γ Q (mathematics.md, section 6).
+
+        Raises:
+            ValueError: it is too large for float64.
         """
         # The sum of 2n terms is that of n, plus (Bᵀ)ⁿ times it times Bⁿ. Unlike a Lyapunov solver this is
         # exact to rounding in each entry, also where units differ in size by many orders of magnitude.
         total, power = np.outer(self.a, self.a), self.B
         for _ in range(MAX_DOUBLINGS):
-            more = power.T @ total @ power
-            total, power = total + more, power @ power
+            with np.errstate(over="ignore", invalid="ignore"):
+                more = power.T @ total @ power
+                total, power = total + more, power @ power
             size = np.sqrt(abs(np.diag(total)))  # of a unit not reached yet, what rounding makes of zero
+            if not np.isfinite(size).all():
+                raise ValueError(f"the units of {self!r} grow too large to square; move eigenvalues inwards")
             if (abs(more) <= np.finfo(float).eps / 8 * np.outer(size, size)).all():
                 break
         return (total + total.T) / 2
@@ -214,7 +220,8 @@ class Propagator:
             ValueError: a = 0, or two units are so nearly the same that float64 cannot tell them apart.
         """
         P, reached = self.reachable()
-        gramian = reached.gramian()
+        unit = reached._sizes()  # so that none is squared to nothing
+        gramian = Propagator(reached.B * (unit[:, None] / unit), reached.a / unit).gramian()
         size = np.sqrt(np.diag(gramian))
         values, vectors = np.linalg.eigh(gramian / np.outer(size, size))
         if values[0] < 1e-14 * values[-1]:
@@ -223,7 +230,7 @@ class Propagator:
                 f" {values[-1] / max(values[0], 1e-300):.1e}); move eigenvalues apart or merge them"
                 " into a block M_m"
             )
-        return P @ (vectors / np.sqrt(values) / size[:, None])
+        return P @ (vectors / np.sqrt(values) / (unit * size)[:, None])
 
     def normal_form(self) -> NormalForm:
         """The union of Jordan block propagators this one is equivalent to; see `rllc.normal_form`."""
