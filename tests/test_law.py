@@ -229,6 +229,12 @@ def test_a_relative_step_is_at_most_a_tenth_of_the_law(x):
     np.testing.assert_allclose(small, [0.04 + 0.1 * 0.008 * x])
 
 
+def test_a_law_of_zero_stays_zero_in_the_oracle_too():
+    update = reference.seeking(0.1, 1.5, 0.5, 1.0, 0.1, 0.5)
+    for t in range(1, 5):
+        assert not update(np.zeros(2), np.ones(2), np.ones(3), t).any()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("smoothing", [0.8, 0.9, 0.95, 0.98, 0.999])
 def test_growth_ends_with_the_window_in_any_precision(dtype, smoothing):

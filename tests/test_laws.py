@@ -1,6 +1,8 @@
 """Known optimizers as (propagator, law), each over 60 steps against an implementation that is not ours."""
 
+import copy
 import math
+import pickle
 
 import jax
 import numpy as np
@@ -437,6 +439,12 @@ def test_the_conjugate_block_with_the_sign_of_its_law(beta, gamma):
 def test_refuses(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda law: pickle.loads(pickle.dumps(law))])
+def test_copies_are_immutable(again):
+    law = again(laws.nesterov(0.1, 0.9))
+    assert law.equivalent(laws.nesterov(0.1, 0.9)) and not law.law.flags.writeable
 
 
 def test_a_rate_of_zero_stands_still():

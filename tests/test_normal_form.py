@@ -203,6 +203,8 @@ def test_a_state_of_other_units_is_refused():
         form.to_normal(np.zeros((5, 1)), np.zeros(2))
     with pytest.raises(ValueError, match="a state of 1 units"):
         form.from_normal(np.zeros((5, 1)), np.zeros(2))
+    with pytest.raises(ValueError, match="a state is real; give a complex unit as two"):
+        form.to_normal(np.zeros((5, 2), complex), np.zeros(2))
 
 
 # Lemma 3.8 and Theorem 5.2.

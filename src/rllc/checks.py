@@ -1,4 +1,4 @@
-"""Numbers that users give, judged by name: Python's and NumPy's. JAX's and torch's pass: they may be traced."""
+"""Numbers that users give, judged by name: of Python and NumPy. Of JAX and torch, where traced, they pass."""
 
 from __future__ import annotations
 

@@ -141,6 +141,10 @@ class FixedLaw:
         mine, its = self.weights(n), other.weights(n)
         return bool(abs(mine - its).max() <= tol * max(abs(mine).max(), abs(its).max()))
 
+    def __reduce__(self) -> tuple[type[FixedLaw], tuple[Propagator, Array]]:
+        """Copies and pickles are built anew, so that their laws are read-only too."""
+        return FixedLaw, (self.propagator, self.law)
+
     def _reachable_and_observable(self) -> FixedLaw | None:
         """The same steps from the fewest units; None if every weight is zero up to rounding."""
         p, rules = self.propagator, self.propagator.abstract_rule(self.propagator.lags)

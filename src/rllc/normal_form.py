@@ -70,8 +70,10 @@ class ChangeOfUnits:
         """(M Q, Q⁻¹ L) for memory M (n, k) and law L (k,): another state, the same step M L.
 
         Raises:
-            ValueError: M or L does not have k units.
+            ValueError: M or L does not have k units, or is complex.
         """
+        if np.iscomplexobj(M) or np.iscomplexobj(L):
+            raise ValueError("a state is real; give a complex unit as two, its real and its imaginary part")
         M, L = np.asarray(M, dtype=np.float64), np.asarray(L, dtype=np.float64)
         k = len(self.Q)
         if M.ndim != 2 or M.shape[1] != k or L.shape != (k,):

@@ -136,7 +136,7 @@ def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoot
         nonlocal mean, s
         sizes.append(float(np.linalg.norm(g)))
         length, x = float(np.linalg.norm(L)), _at_most(clip, x)
-        mean = smoothing * mean + (1 - smoothing) * float(L @ x) / length
+        mean = smoothing * mean + (1 - smoothing) * (float(L @ x) / length if length else 0.0)
         if s == 0 and mean <= 0 and t >= round(1 / (1 - smoothing), 6):
             s = length
         if s == 0:

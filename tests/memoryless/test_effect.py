@@ -197,6 +197,12 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=r"^learning_rate must be a positive finite number, got 0.0"):
             call()
+    for nothing in ("adam", rllc.M(0.9)):
+        with pytest.raises(ValueError, match="memory_effect takes a closed form"):
+            memory_effect(nothing)
+    assert batches.effective_batches([0.5, 0.5]) == 2
+    with pytest.raises(ValueError, match="weights must not all be zero"):
+        batches.effective_batches([0.0, 0.0])
     with pytest.raises(ValueError, match=r"^law_lr must be a positive finite number, got None"):
         unit_rates(0.1, None, [1.0])
     with pytest.raises(ValueError, match="beta2 must lie"):

@@ -193,6 +193,11 @@ def test_in_noise_the_law_moves_toward_the_averaging_of_least_variance():
     assert gain_and_delay(p, law).delay > gain_and_delay(p, [1.0, 1.0]).delay
 
 
+def test_equal_units_share_the_averaging_law():
+    one, two = (averaging_law(rllc.parse(text)) for text in ("M(0.8) + M(0)", "M(0.8) + M(0.8) + M(0)"))
+    np.testing.assert_allclose(two, [one[0] / 2, one[0] / 2, one[1]], rtol=1e-9)
+
+
 def test_one_units_law_grows_linearly_in_the_small_step_limit():
     """l' = 1/r0: the built-in warm-up."""
     f, theta = PROBLEMS["tanh-net"]()

@@ -13,11 +13,11 @@ those batches already, and for independent batches that correlation cancels the 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rllc.checks import whole_number
 from rllc.laws import FixedLaw
 from rllc.memoryless.linear import Linear
-from rllc.propagator import Array
 
 __all__ = ["drift_when_reshuffled", "effective_batches", "variance_when_independent", "variance_within_epoch"]
 
@@ -56,6 +56,13 @@ def drift_when_reshuffled(law: FixedLaw, batches: int) -> float:
     return float(law.gain * sums.mean() / (batches - 1))
 
 
-def effective_batches(weights: Array) -> float:
-    """N_eff = (Σ μ)² / Σ μ²: how many batches the step averages over."""
+def effective_batches(weights: ArrayLike) -> float:
+    """N_eff = (Σ μ)² / Σ μ²: how many batches the step averages over.
+
+    Raises:
+        ValueError: every weight is zero.
+    """
+    weights = np.asarray(weights, np.float64)
+    if not weights.any():
+        raise ValueError(f"weights must not all be zero, got {weights.tolist()}")
     return float(weights.sum() ** 2 / (weights**2).sum())

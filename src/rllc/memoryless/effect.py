@@ -73,7 +73,7 @@ def memory_effect(
         steps: how long the optax transformation runs before it is looked at; longer than its memory.
 
     Raises:
-        ValueError: the learning rate is not positive, or steps no whole number >= 1.
+        ValueError: it is none of these, the learning rate is not positive, or steps no whole number >= 1.
 
     Warns:
         LongMemoryWarning: the memory of the optax transformation does not decay, or by less than half.
@@ -84,6 +84,11 @@ def memory_effect(
     if isinstance(optimizer, optax.GradientTransformation):
         delays = _measured(optimizer, learning_rate, steps)
         return _effect(MEASURED_SIZES, delays, "measured by coordinates", MEASURED_NEUTRAL)
+    if not isinstance(optimizer, Form):
+        raise ValueError(
+            "memory_effect takes a closed form of rllc.memoryless such as Adam(), a FixedLaw such as"
+            f" rllc.laws.heavy_ball(1.0, 0.9), or an optax transformation; got {optimizer!r}"
+        )
     sizes = SIZES * _own_size(optimizer)
     return _effect(sizes, optimizer.delay(sizes), _norm(optimizer), NEUTRAL)
 

@@ -175,6 +175,11 @@ def extrapolating_law(propagator: Propagator) -> Array:
 def averaging_law(propagator: Propagator) -> Array:
     """Γ⁻¹ r0 (k,): of all laws of its gain the one of least Σ μ_i², of most batches averaged.
 
-    E M⁺g is a multiple of it when gradients are independent noise around a mean.
+    E M⁺g is a multiple of it when gradients are independent noise around a mean. Units that are the same
+    share it.
+
+    Raises:
+        ValueError: two units are so nearly the same that float64 cannot tell them apart.
     """
-    return np.linalg.solve(propagator.gramian(), propagator.moments()[0]).astype(np.float64)
+    T = propagator.whitening()
+    return T @ (T.T @ propagator.moments()[0])
