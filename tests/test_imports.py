@@ -17,8 +17,8 @@ ALLOWED = {
     "checks": set(),
     "propagator": {"checks"},
     "notation": {"propagator"},
-    "normal_form": {"propagator"},
-    "laws": {"checks", "propagator"},
+    "normal_form": {"notation", "propagator"},
+    "laws": {"checks", "notation", "propagator"},
     "reference": {"propagator"},
     "law": {"checks", "propagator"},
     "memory": ALGEBRA,
@@ -94,7 +94,7 @@ def test_the_lab_does_without_what_is_built_on_it(path):
 
 
 def test_the_reader_of_imports_reads():
-    assert rooms_imported(ROOT / "normal_form.py") == {"propagator"}
+    assert rooms_imported(ROOT / "normal_form.py") == {"notation", "propagator"}
     assert rooms_imported(ROOT / "__init__.py") == ALGEBRA - {"checks"}
     assert "propagator" in rooms_imported(ROOT / "torch" / "optimizer.py")
 

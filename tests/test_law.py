@@ -229,6 +229,10 @@ def test_a_relative_step_is_at_most_a_tenth_of_the_law(x):
     np.testing.assert_allclose(small, [0.04 + 0.1 * 0.008 * x])
 
 
+def test_a_text_names_a_memory():
+    assert memory.Linear("M(0.9)") == memory.linear("M(0.9)")
+
+
 def test_a_law_of_zero_stays_zero_in_the_oracle_too():
     update = reference.seeking(0.1, 1.5, 0.5, 1.0, 0.1, 0.5)
     for t in range(1, 5):

@@ -447,6 +447,10 @@ def test_copies_are_immutable(again):
     assert law.equivalent(laws.nesterov(0.1, 0.9)) and not law.law.flags.writeable
 
 
+def test_a_text_names_a_memory():
+    assert FixedLaw("M(0.9)", [0.1]).equivalent(laws.heavy_ball(0.1, 0.9))
+
+
 def test_a_rate_of_zero_stands_still():
     assert laws.sgd(0.0).gain == 0.0
     assert laws.nesterov(0.0, 0.9).minimal_memory == 0

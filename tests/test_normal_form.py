@@ -197,6 +197,13 @@ def test_states_go_there_and_back():
     np.testing.assert_allclose(form.Q @ form.Z, np.eye(3), atol=1e-12)
 
 
+def test_a_text_names_a_memory():
+    assert equivalent("M(0.9) + M(0.9)", M(0.9)) and M(0.5).equivalent("M(0.5)")
+    assert change_of_units("M(0.9)", "M(0.9)").Q == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"memory is a text such as .* got list"):
+        M(0.5).equivalent([0.5])
+
+
 def test_a_state_of_other_units_is_refused():
     form = normal_form(parse("M(0.9) + M(0.9)"))
     with pytest.raises(ValueError, match=r"a state of 2 units is M \(n, 2\) and L \(2,\); got \(5, 1\) and"):

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rllc.checks import whole_number
+from rllc.notation import as_propagator
 from rllc.propagator import CM, Array, M, Propagator, krylov
 
 __all__ = [
@@ -54,17 +55,18 @@ class FixedLaw:
     Its steps are weighted sums of past gradients, Σ_i μ_i g_{t-i} with μ_i = aᵀ Bⁱ L.
 
     Args:
-        propagator: the memory (B, a) of k units.
+        propagator: the memory (B, a) of k units, or a text that names it.
         law: L, (k,).
 
     Raises:
-        ValueError: the law is not a finite real vector with one entry per unit.
+        ValueError: the text names no memory, or the law is not a finite real vector with one entry per unit.
     """
 
     propagator: Propagator
     law: Array
 
-    def __init__(self, propagator: Propagator, law: ArrayLike) -> None:
+    def __init__(self, propagator: str | Propagator, law: ArrayLike) -> None:
+        propagator = as_propagator(propagator)
         L = np.array(law)
         if L.dtype.kind not in "iuf" or L.shape != (propagator.k,) or not np.isfinite(L).all():
             raise ValueError(

@@ -104,6 +104,7 @@ class Linear(MemoryRule):
     _weights: list[list[float]] = field(init=False, repr=False, compare=False)  # (k, k+1) of units and g
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "propagator", as_propagator(self.propagator))
         # Worked out now, since torch.compile can read numbers of NumPy's but not see them come about.
         weights = np.vstack([self.propagator.B, self.propagator.a]).T.tolist()
         object.__setattr__(self, "_weights", weights)

@@ -25,6 +25,7 @@ import scipy.linalg
 import scipy.sparse.csgraph
 from numpy.typing import ArrayLike, NDArray
 
+from rllc.notation import as_propagator
 from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks
 
 __all__ = ["ChangeOfUnits", "NormalForm", "NormalFormError", "change_of_units", "equivalent", "normal_form"]
@@ -152,7 +153,7 @@ def normal_form(p: Propagator) -> NormalForm:
     )
 
 
-def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
+def equivalent(p: str | Propagator, q: str | Propagator, tol: float = RULE_TOL) -> bool:
     """Whether p and q give the same optimizer in different units (mathematics.md, section 3).
 
     True if the reachable parts have the same size and each one's abstract rules are linear combinations of
@@ -165,7 +166,7 @@ def equivalent(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> bool:
     return _match(p, q)[1] <= tol
 
 
-def change_of_units(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> ChangeOfUnits:
+def change_of_units(p: str | Propagator, q: str | Propagator, tol: float = RULE_TOL) -> ChangeOfUnits:
     """The map of states from the units of p to those of q, where the two are equivalent.
 
     For reachable p and q it is the only Q with q = (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
@@ -173,6 +174,7 @@ def change_of_units(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> Chan
     Raises:
         ValueError: p and q are not equivalent.
     """
+    p, q = as_propagator(p), as_propagator(q)
     change, error = _match(p, q)
     if change is None or not error <= tol:
         raise ValueError(
@@ -182,9 +184,9 @@ def change_of_units(p: Propagator, q: Propagator, tol: float = RULE_TOL) -> Chan
     return change
 
 
-def _match(p: Propagator, q: Propagator) -> tuple[ChangeOfUnits | None, float]:
+def _match(p: str | Propagator, q: str | Propagator) -> tuple[ChangeOfUnits | None, float]:
     """The best map of states from p to q, and the larger relative error of the rules of the two ways."""
-    (P, p_reached), (P_, q_reached) = p.reachable(), q.reachable()
+    (P, p_reached), (P_, q_reached) = (as_propagator(memory).reachable() for memory in (p, q))
     if p_reached.k != q_reached.k:
         return None, math.inf
     lags = max(p_reached.lags, q_reached.lags)

@@ -238,7 +238,7 @@ class Propagator:
 
         return normal_form(self)
 
-    def equivalent(self, other: Propagator) -> bool:
+    def equivalent(self, other: str | Propagator) -> bool:
         """Whether both give the same optimizer up to a change of basis; see `rllc.normal_form`."""
         from rllc.normal_form import equivalent
 

@@ -13,6 +13,7 @@ import rllc
 from rllc import reference
 from rllc.lab.memoryless.problems import PROBLEMS
 from rllc.memoryless import (
+    Linear,
     SmoothRidge,
     averaging_law,
     correction,
@@ -211,7 +212,18 @@ def test_one_units_law_grows_linearly_in_the_small_step_limit():
     assert abs(found[1] - 1) < 0.01 and abs(found[1] - 1) < abs(found[0] - 1) / 3
 
 
+def test_a_text_names_a_memory():
+    assert gain_and_delay("M(0.9)", [1.0]) == gain_and_delay(rllc.M(0.9), [1.0])
+    assert averaging_law("M(0.9)") == averaging_law(rllc.M(0.9))
+    assert extrapolating_law("M(0.9)") == extrapolating_law(rllc.M(0.9))
+    assert SmoothRidge("M(0.9)", 1.0, 1.0, 0.1).propagator == rllc.M(0.9)
+
+
 def test_bad_input():
+    with pytest.raises(ValueError, match=r"laws for M\(0.9\) are \(..., 1\), got shape \(2,\)"):
+        gain_and_delay("M(0.9)", [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"law must be a FixedLaw such as .*, got M\(0.9\)"):
+        Linear(rllc.M(0.9))
     with pytest.raises(ValueError, match="ridge must be a positive finite number, got 0"):
         SmoothRidge(rllc.M(0.5), ridge=0.0, kappa=1.0, h=0.1)
     with pytest.raises(ValueError, match="kappa must be a finite number >= 0, got -3"):

@@ -29,6 +29,7 @@ from rllc.checks import check_nonnegative, is_number, whole_number
 from rllc.laws import is_no_gain
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
+from rllc.notation import as_propagator
 from rllc.propagator import Array, Propagator
 
 __all__ = [
@@ -48,15 +49,20 @@ class GainAndDelay(NamedTuple):
     delay: Array
 
 
-def gain_and_delay(propagator: Propagator, laws: ArrayLike) -> GainAndDelay:
+def gain_and_delay(propagator: str | Propagator, laws: ArrayLike) -> GainAndDelay:
     """The two numbers that a law is to this order: c0 = r0·L and τ = r1·L/c0.
 
     Args:
         propagator: the memory, k units.
         laws: (..., k), a law or a path of laws over training.
+
+    Raises:
+        ValueError: laws are of another number of units.
     """
+    propagator, L = as_propagator(propagator), np.asarray(laws, np.float64)
+    if L.shape[-1:] != (propagator.k,):
+        raise ValueError(f"laws for {propagator!r} are (..., {propagator.k}), got shape {L.shape}")
     r0, r1 = propagator.moments()
-    L = np.asarray(laws, np.float64)
     gain, moment, zero = L @ r0, L @ r1, is_no_gain(r0, L)
     return GainAndDelay(gain, np.where(zero, np.nan, moment / np.where(zero, 1.0, gain)))
 
@@ -95,6 +101,7 @@ class SmoothRidge:
     h: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "propagator", as_propagator(self.propagator))
         for name in ("kappa", "h"):
             check_nonnegative(name, getattr(self, name))
         if not is_number(self.ridge, lambda x: 0 < x < math.inf):
@@ -150,7 +157,7 @@ class SmoothRidge:
         return Terms(F, (add(scale(along_Hg, Hg), scale(along_g, g)), -self.kappa * x1))
 
 
-def extrapolating_law(propagator: Propagator) -> Array:
+def extrapolating_law(propagator: str | Propagator) -> Array:
     """x* (k,) with Σ_j x*_j m_j = the gradient one step ahead, on polynomials of degree below k.
 
     M⁺g tends to it for smooth gradients, small steps and the exact inverse; independent of f and θ. Gain 1,
@@ -159,6 +166,7 @@ def extrapolating_law(propagator: Propagator) -> Array:
     Raises:
         ValueError: the memory is not reachable, so that there is no one law.
     """
+    propagator = as_propagator(propagator)
     k = propagator.k
     if propagator.reachable()[1].k < k:
         raise ValueError(f"{propagator!r} has units that are not independent; take its reachable part")
@@ -172,7 +180,7 @@ def extrapolating_law(propagator: Propagator) -> Array:
     return functools.reduce(lambda x, _: D @ x, range(k), y).astype(np.float64)
 
 
-def averaging_law(propagator: Propagator) -> Array:
+def averaging_law(propagator: str | Propagator) -> Array:
     """Γ⁻¹ r0 (k,): of all laws of its gain the one of least Σ μ_i², of most batches averaged.
 
     E M⁺g is a multiple of it when gradients are independent noise around a mean. Units that are the same
@@ -181,5 +189,6 @@ def averaging_law(propagator: Propagator) -> Array:
     Raises:
         ValueError: two units are so nearly the same that float64 cannot tell them apart.
     """
+    propagator = as_propagator(propagator)
     T = propagator.whitening()
     return T @ (T.T @ propagator.moments()[0])

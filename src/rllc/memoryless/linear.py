@@ -58,6 +58,8 @@ class Linear:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.law, FixedLaw):
+            raise ValueError(f"law must be a FixedLaw such as rllc.laws.sgd(1.0), got {self.law!r}")
         check_nonnegative("weight_decay", self.weight_decay)
 
     def method(self, grad: Gradient) -> Method:
