@@ -199,7 +199,7 @@ def test_states_go_there_and_back():
 
 def test_a_text_names_a_memory():
     assert equivalent("M(0.9) + M(0.9)", M(0.9)) and M(0.5).equivalent("M(0.5)")
-    assert change_of_units("M(0.9)", "M(0.9)").Q == pytest.approx(1)
+    np.testing.assert_allclose(change_of_units("M(0.9)", "M(0.9)").Q, [[1.0]])
     with pytest.raises(ValueError, match=r"memory is a text such as .* got list"):
         M(0.5).equivalent([0.5])
 
