@@ -41,7 +41,6 @@ __all__ = [
     "RelaxedInverse",
     "Ridge",
     "Sums",
-    "check_nonnegative",
     "correction",
     "in_scale",
     "plain_frame",
@@ -408,6 +407,17 @@ def chosen_inverse(eps: Any, inverse: RelaxedInverse | None, *, linear: bool = T
     if eps is not None:
         raise ValueError(f"eps={eps!r} and inverse={inverse!r} are both given; put the eps into the inverse")
     return inverse
+
+
+def chosen_guard(guard: bool | None, *, linear: bool) -> bool:
+    """Whether a returning gradient is guarded against: if nothing is said, that of linear memory.
+
+    Raises:
+        ValueError: it is asked for where memory is not linear.
+    """
+    if guard and not linear:
+        raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
+    return linear if guard is None else guard
 
 
 def check_law_step(step: Any) -> LawStep:

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from rllc.checks import whole_number
 from rllc.notation import as_propagator
-from rllc.propagator import CM, Array, M, Propagator, krylov
+from rllc.propagator import CM, Array, M, Propagator, krylov, rescaled
 
 __all__ = [
     "FixedLaw",
@@ -155,7 +155,7 @@ class FixedLaw:
         P, reached = p.reachable()
         # Each unit as large as its largest weight: then the law's entries are what they add to the step.
         size = abs(reached.abstract_rule(p.lags)).max(0)
-        B, a, L = reached.B * (size[:, None] / size), reached.a / size, P.T @ self.law * size
+        (B, a), L = rescaled(reached.B, reached.a, size), P.T @ self.law * size
         O = krylov(B.T, L / abs(L).max())  # observable means: reachable in the transposed pair (Bᵀ, L)
         return FixedLaw(Propagator(O.T @ B @ O, O.T @ a), O.T @ L)
 

@@ -162,7 +162,7 @@ class Propagator:
         size = self._sizes()
         heard = np.flatnonzero(size)
         size = size[heard]
-        B, a = self.B[np.ix_(heard, heard)] * (size[:, None] / size), self.a[heard] / size
+        B, a = rescaled(self.B[np.ix_(heard, heard)], self.a[heard], size)
         K = krylov(B, a)
         if K.shape[1] == self.k:  # all of it: keep the user's own units
             return np.eye(self.k), self
@@ -221,7 +221,7 @@ class Propagator:
         """
         P, reached = self.reachable()
         unit = reached._sizes()  # so that none is squared to nothing
-        gramian = Propagator(reached.B * (unit[:, None] / unit), reached.a / unit).gramian()
+        gramian = Propagator(*rescaled(reached.B, reached.a, unit)).gramian()
         size = np.sqrt(np.diag(gramian))
         values, vectors = np.linalg.eigh(gramian / np.outer(size, size))
         if values[0] < 1e-14 * values[-1]:
@@ -325,6 +325,11 @@ def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
     return functools.reduce(
         operator.or_, (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
     )
+
+
+def rescaled(B: Array, a: Array, size: Array) -> tuple[Array, Array]:
+    """(B, a) of the units divided by these sizes (k,)."""
+    return B * (size[:, None] / size), a / size
 
 
 def krylov(B: Array, a: Array) -> Array:

@@ -35,17 +35,18 @@ def merge(options: Merge, console: Console) -> None:
     here = _target(options.out, console)
     tell(console, [damaged for _, lost in gathered for damaged in lost])
     arriving = [record for found, _ in gathered for record in found]
-    kept = once(arriving) | once(here)
+    mine = once(here)
+    kept = once(arriving) | mine
     for line in _differences(kept, [*here, *arriving]):
         say(console, line)
     try:
         if options.out.endswith(records.ENDING):
             _write_file(options.out, kept)
         else:
-            _write_folder(options, kept, once(here))
+            _write_folder(options, kept, mine)
     except OSError as reason:
         raise Broken(f"cannot write to {options.out} ({reason.strerror or reason})") from reason
-    say(console, f"{options.out}: {len(kept):,} runs, {len(kept) - len(once(here)):,} of them new")
+    say(console, f"{options.out}: {len(kept):,} runs, {len(kept) - len(mine):,} of them new")
 
 
 def _source(folder: str) -> tuple[list[Record], list[Damaged]]:

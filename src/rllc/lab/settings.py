@@ -123,11 +123,24 @@ class Rllc(Base):
         )
 
 
+class Wrapped(Base):
+    """A base with something about it: the rates, and but for that the optimizer, are the base's."""
+
+    base: SGD | Adam | Rllc
+
+    @property
+    def rates(self) -> tuple[float, float | None]:
+        return self.base.rates
+
+    def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
+        return self.base.build(net, steps)
+
+
 DTYPES = {"bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True)
-class Stored(Base):
+class Stored(Wrapped):
     """`Rllc` with its units in one of DTYPES, rounded stochastically."""
 
     base: Rllc
@@ -136,10 +149,6 @@ class Stored(Base):
     @property
     def name(self) -> str:
         return f"{self.base.name}, {self.memory_dtype}"
-
-    @property
-    def rates(self) -> tuple[float, float | None]:
-        return self.base.rates
 
     def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
         return self.base.build(net, steps, DTYPES[self.memory_dtype])
@@ -276,7 +285,7 @@ class ScheduleFree(Base):
 
 
 @dataclass(frozen=True)
-class Cosine(Base):
+class Cosine(Wrapped):
     """A base whose learning rate falls to 0 along half a cosine over the whole run."""
 
     base: SGD | Adam
@@ -285,13 +294,6 @@ class Cosine(Base):
     @property
     def name(self) -> str:
         return f"{self.base.name} + cosine"
-
-    @property
-    def rates(self) -> tuple[float, float | None]:
-        return self.base.rates
-
-    def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
-        return self.base.build(net, steps)
 
     def method(self, net: nn.Module, steps: int) -> Method:
         optimizer = self.build(net, steps)
@@ -323,7 +325,7 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Averaged(Base):
+class Averaged(Wrapped):
     """A base at a constant rate, measured at an average of its weights."""
 
     base: SGD | Adam
@@ -332,13 +334,6 @@ class Averaged(Base):
     @property
     def name(self) -> str:
         return f"{self.base.name}, {self.average.name}"
-
-    @property
-    def rates(self) -> tuple[float, float | None]:
-        return self.base.rates
-
-    def build(self, net: nn.Module, steps: int) -> torch.optim.Optimizer:
-        return self.base.build(net, steps)
 
     def method(self, net: nn.Module, steps: int) -> Method:
         averaged = AveragedModel(net, multi_avg_fn=self.average.update(), use_buffers=True)

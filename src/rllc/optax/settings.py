@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rllc import law as _law
+from rllc.checks import check_nonnegative
 from rllc.law import LOST, LawStep, RelaxedInverse, Sums
 from rllc.optax.leaves import kept, law_dtype, shared, weighted_sum, wide
 from rllc.optax.scopes import Scope, Spread, each, first_laws
@@ -95,4 +95,4 @@ def check_rate(name: str, value: Any, *, may_change: bool = True) -> None:
     if not isinstance(value, numbers.Real):
         what = "a number or a schedule" if may_change else "a number"
         raise ValueError(f"{name} must be {what}, got {value!r}")
-    _law.check_nonnegative(name, value)
+    check_nonnegative(name, value)

@@ -121,12 +121,8 @@ def scale_by_rllc(
     axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 
     def settings(*, linear: bool) -> Settings:
-        if guard and not linear:
-            raise ValueError(
-                "guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)"
-            )
         chosen = _law.chosen_inverse(eps, inverse, linear=linear)
-        guarded = linear if guard is None else guard
+        guarded = _law.chosen_guard(guard, linear=linear)
         return Settings(chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes)
 
     if isinstance(memory, MemoryRule | TreeMemory | Union):

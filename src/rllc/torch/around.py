@@ -232,10 +232,7 @@ class Around(OneUnit):
             return d
         plain = {name: _plain(x) if isinstance(x, Tensor) else x for name, x in state.items()}
         found = self._metric(plain, group, d)
-        if not isinstance(found, Tensor) or found.shape != d.shape:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
-            raise ValueError(f"metric must return a tensor of the unit's shape {tuple(d.shape)}, got {shape}")
-        return found.to(d)
+        return metrics.checked_dual(found, d, lambda: "metric must return a tensor").to(d)
 
     def _follow(self, units: dict[Tensor, Tensor], law: float) -> None:
         """The base's step, and L times it instead; the units are what it was."""

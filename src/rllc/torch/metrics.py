@@ -18,9 +18,21 @@ from typing import Any
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop
 
-__all__ = ["KNOWN", "Metric"]
+__all__ = ["KNOWN", "Metric", "checked_dual"]
 
 Metric = Callable[[dict[str, Any], dict[str, Any], Tensor], Tensor]
+
+
+def checked_dual(found: Any, unit: Tensor, what: Callable[[], str]) -> Tensor:
+    """P⁻¹ unit as a user's metric has returned it; `what`, asked only then, says whose it is in the error.
+
+    Raises:
+        ValueError: it is no tensor of the unit's shape, which broadcasting would hide.
+    """
+    if not isinstance(found, Tensor) or found.shape != unit.shape:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
+        raise ValueError(f"{what()} of the unit's shape {tuple(unit.shape)}, got {shape}")
+    return found
 
 
 def _euclidean(state: dict[str, Any], group: dict[str, Any], unit: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ class RLLC(Averaging):
     ) -> None:
         self.memory = check_units(memory) if isinstance(memory, MemoryRule) else as_propagator(memory)
         self.inverse = _law.chosen_inverse(eps, inverse, linear=self._rule is None)
-        self.guard = self._rule is None if guard is None else guard
+        self.guard = _law.chosen_guard(guard, linear=self._rule is None)
         self.law_step, self.scope = law_step, scope
         self.memory_dtype = memory_dtype
         self.sums_in_backward = sums_in_backward
@@ -312,8 +312,9 @@ class RLLC(Averaging):
 
     def _scopes(self) -> tuple[int, ...]:
         """How many laws there are, (n,); () for the one of the whole optimizer."""
-        counts = {"group": len(self.param_groups), "tensor": len(params_of(self.param_groups))}
-        return (counts[self.scope],) if self.scope in counts else ()
+        if self.scope == "all":
+            return ()
+        return (len(self.param_groups if self.scope == "group" else params_of(self.param_groups)),)
 
     # --- The parts of a step ----------------------------------------------------------------------
 
@@ -429,8 +430,6 @@ def _check_options(opt: RLLC) -> None:
     if opt.scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, got {opt.scope!r}")
     _law.check_law_step(opt.law_step)
-    if opt._rule and opt.guard:
-        raise ValueError("guard=True is for linear memory; the guard of a memory rule is LawStep(clip=...)")
     if opt._rule and opt.memory_dtype == float8.DTYPE:
         raise ValueError(f"memory_dtype={float8.DTYPE} is for linear memory; give a memory rule bfloat16")
     if opt._rule and opt.sums_in_backward:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rllc.memory import Linear, MemoryRule, Union
 from rllc.torch import shards
+from rllc.torch.metrics import checked_dual
 from rllc.torch.parts import Part, numbered, real, wide_dtype
 from rllc.torch.passes import Array, Passes, Step, symmetric, unit_rounded
 from rllc.torch.saved import hidden_names
@@ -171,12 +172,7 @@ def _gram_of(rule: MemoryRule, part: Part, i: int) -> Tensor:
 def _dual(rule: MemoryRule, unit: Tensor, hidden: Arrays) -> Tensor:
     assert rule.metric is not None
     found = rule.metric(torch, unit, hidden)
-    if not isinstance(found, Tensor) or found.shape != unit.shape:
-        shape = tuple(found.shape) if isinstance(found, Tensor) else repr(found)
-        raise ValueError(
-            f"{named(rule)}: metric must return an array of the unit's shape {tuple(unit.shape)}, got {shape}"
-        )
-    return found
+    return checked_dual(found, unit, lambda: f"{named(rule)}: metric must return an array")
 
 
 def _advance(work: Work, step: Step) -> None:

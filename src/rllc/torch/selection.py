@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rllc import law as _law
+from rllc.checks import check_nonnegative
 from rllc.memory import MemoryRule
 from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
@@ -102,7 +102,7 @@ def check_rate(name: str, value: Any) -> None:
         value = value.item()
     elif not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number or a tensor of one entry, got {value!r}")
-    _law.check_nonnegative(name, value)
+    check_nonnegative(name, value)
 
 
 def _why_not_fused_on_cpu(group: dict[str, Any], device: torch.device) -> str | None:
