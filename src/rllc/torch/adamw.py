@@ -18,12 +18,13 @@ from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
 from rllc.torch.one_unit import OneUnit, Rule
-from rllc.torch.parts import Part, Unit, params_of, real
+from rllc.torch.parts import Part, Unit, real
 from rllc.torch.shards import Spread
 
 __all__ = ["RLLCAdamW"]
 
 Array = NDArray[np.float64]
+Taking = list[tuple[int, Tensor, Tensor]]  # how many processes have the same, a parameter and its gradient
 
 STATE = ["step", "exp_avg", "exp_avg_sq"]
 EPS = 1e-3  # of the relaxed inverse
@@ -133,10 +134,10 @@ class RLLCAdamW(OneUnit):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
-        params = params_of(self.param_groups)
-        one_unit.check_ready(params)
         self._spread = shards.renewed(self._spread, self.param_groups)
-        shares = self._shares()
+        taking = self._taking()
+        one_unit.check_ready(g for _, _, g in itertools.chain(*taking))
+        shares = self._shares(taking)
         if shares and (kernels := adamw_passes.on_gpu(shares)):
             self._step_on_gpu(kernels, shares)
             return loss
@@ -146,7 +147,7 @@ class RLLCAdamW(OneUnit):
         if not anyone:
             return loss
         alone = self._spread is None
-        learned = one_unit.learn(self._rule, keeper, sums, params)
+        learned = one_unit.learn(self._rule, keeper, sums, self.param_groups)
         if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
             keeper["skipped"] += 1
             return loss
@@ -179,16 +180,21 @@ class RLLCAdamW(OneUnit):
 
     # --- The parts of a step ----------------------------------------------------------------------------
 
-    def _shares(self) -> list[Share]:
+    def _taking(self) -> list[Taking]:
+        """What of each group has a gradient."""
+        copies = iter(self._spread.copies) if self._spread else itertools.repeat(1)
+        return [
+            [(own, p, g) for p, own in zip(group["params"], copies) if (g := p.grad) is not None]  # noqa: B905
+            for group in self.param_groups
+        ]
+
+    def _shares(self, taking: Sequence[Taking]) -> list[Share]:
         """What of each group has a gradient; over several processes by how many have the same."""
         plans = itertools.chain(self._plans, itertools.repeat(None))
-        copies = iter(self._spread.copies) if self._spread else itertools.repeat(1)
         shares = []
-        for group in self.param_groups:
-            pairs = zip(group["params"], copies)  # noqa: B905  (copies are of all groups)
-            taking = [(own, p, g) for p, own in pairs if (g := p.grad) is not None]
-            for count in sorted({own for own, _, _ in taking}):
-                params, gradient = zip(*[(p, g) for own, p, g in taking if own == count], strict=True)
+        for group, found in zip(self.param_groups, taking, strict=True):
+            for count in sorted({own for own, _, _ in found}):
+                params, gradient = zip(*[(p, g) for own, p, g in found if own == count], strict=True)
                 shares.append(self._share(group, list(params), list(gradient), count, next(plans)))
         self._plans = [share.plan for share in shares]
         return shares

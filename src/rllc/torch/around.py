@@ -132,15 +132,15 @@ class Around(OneUnit):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
-        everyone = params_of(self.param_groups)
-        params = [p for p in everyone if p.grad is not None]
-        one_unit.check_ready(params)
+        found = {p: g for p in params_of(self.param_groups) if (g := p.grad) is not None}
+        params = list(found)
+        one_unit.check_ready(found.values())
         self._spread = shards.renewed(self._spread, self.param_groups)
         units = {p: self._unit(p) for p in params}
         sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(params))
         if not anyone:
             return loss
-        learned = one_unit.learn(self._rule, keeper, sums, everyone)
+        learned = one_unit.learn(self._rule, keeper, sums, self.param_groups)
         if learned is None:
             keeper["skipped"] += 1
             return loss

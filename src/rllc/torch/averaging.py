@@ -227,10 +227,12 @@ class Averaging(torch.optim.Optimizer):
 
     def _mix(self, weight: float | Tensor, done: Collection[int] = ()) -> None:
         """θ̄ += weight (θ - θ̄), except of the parameters that are `done`, by their id."""
-        some = len(done) < sum(len(group["params"]) for group in self.param_groups)
-        pairs = [(s["average"], p) for s, p in self._averaged() if id(p) not in done] if some else []
-        averages = [shards.local(average) for average, _ in pairs]
-        _mix(averages, [shards.local(p) for _, p in pairs], weight)
+        if len(done) < sum(len(group["params"]) for group in self.param_groups):
+            pairs = [(s["average"], p) for s, p in self._averaged() if id(p) not in done]
+            averages = [shards.local(average) for average, _ in pairs]
+            _mix(averages, [shards.local(p) for _, p in pairs], weight)
+        if not self._kept:
+            return
         keeper, buffers = self.param_groups[0], self._buffers
         if any(a.device != b.device for a, b in zip(keeper["buffers"], buffers, strict=True)):
             keeper["buffers"] = [a.to(b.device) for a, b in zip(keeper["buffers"], buffers, strict=True)]

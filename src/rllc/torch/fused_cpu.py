@@ -13,26 +13,22 @@ rest of a part goes through `foreach`.
 from __future__ import annotations
 
 import functools
-import itertools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rllc.torch import foreach, rounding
-from rllc.torch.kernels_cpu import advance_chunks, combined, gram_chunks
+from rllc.torch import foreach, kernels_cpu, rounding
 from rllc.torch.parts import Part, Unit, one_layout
 from rllc.torch.passes import Array, Step
 from rllc.torch.plans import Kind, Plan, held, places, planned
 
-__all__ = ["addresses", "advance", "gram", "prepare", "spread", "witness"]
+__all__ = ["addresses", "advance", "gram", "prepare", "threads", "witness"]
 
 CHUNK = 1 << 14  # entries of one sum
-SHARE = 16  # chunks of a thread's smallest share: with less it costs more than it saves
+SHARE = 4  # chunks of a thread's smallest share: with less it costs more than it saves
 
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64, torch.bfloat16: np.uint16}
 TAKEN = {
@@ -105,12 +101,9 @@ def addresses(unit: Unit) -> np.ndarray:
 
 
 def _gram(kind: Kind, batch: Batch, basis: Array) -> Array:
-    k = len(batch.part.memory)
     units, gradient, _ = map(witness, kind)
-    sums = np.empty((len(batch.chunks), (k + 1) * (k + 2) // 2))
-    witnesses = (*[units] * k, gradient)
-    spread(batch, lambda lo, hi: gram_chunks(batch.table, batch.chunks, lo, hi, witnesses, sums))
-    return combined(sums, basis)
+    witnesses = (*[units] * len(batch.part.memory), gradient)
+    return kernels_cpu.gram(threads(batch), batch.table, batch.chunks, witnesses, basis)
 
 
 def _advance(kind: Kind, batch: Batch, step: Step) -> None:
@@ -119,12 +112,7 @@ def _advance(kind: Kind, batch: Batch, step: Step) -> None:
     keys = np.zeros((len(part.memory), len(part.params)), np.int64)
     if step.draw is not None:
         keys[:] = [[rounding.key(*step.draw, n, j) for n in part.numbers] for j in range(a.size)]
-    spread(
-        batch,
-        lambda lo, hi: advance_chunks(
-            batch.table, batch.chunks, lo, hi, witnesses, B, a, weights, step.keep, keys
-        ),
-    )
+    kernels_cpu.advance(threads(batch), batch.table, batch.chunks, witnesses, B, a, weights, step.keep, keys)
 
 
 @functools.cache
@@ -141,24 +129,6 @@ def _chunks(sizes: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def spread(batch: Batch, work: Callable[[int, int], Any]) -> None:
-    """Do all chunks, on as many threads as torch has if there is enough to do."""
-    count = len(batch.chunks)
-    threads = min(torch.get_num_threads(), count // SHARE)
-    if threads < 2:
-        work(0, count)
-        return
-    bounds = [count * n // threads for n in range(threads + 1)]
-    others = [_pool().submit(work, *pair) for pair in itertools.pairwise(bounds[1:])]
-    work(bounds[0], bounds[1])
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="rllc")
-
-
-# A forked child has none of the parent's threads: it needs a pool of its own.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+def threads(batch: Batch) -> int:
+    """How many are worth their while, of those that torch has."""
+    return min(torch.get_num_threads(), max(1, len(batch.chunks) // SHARE))

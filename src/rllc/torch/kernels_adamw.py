@@ -6,7 +6,6 @@ The rows of a table are m, v and, where there is one, the average; then the grad
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numba
@@ -18,6 +17,7 @@ from torch import Tensor
 from rllc.torch import bias, fused_cpu
 from rllc.torch.fused_cpu import Batch
 from rllc.torch.kernels_cpu import FLAGS, added, view
+from rllc.torch.openmp import spread
 from rllc.torch.parts import Part
 
 __all__ = ["advance", "count", "counters", "prepare", "sums"]
@@ -51,12 +51,8 @@ def count(counters: np.ndarray) -> None:
 
 def sums(batches: list[Batch], counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
     """(3,) uᵀm̂, uᵀg and gᵀg; `counters` by the parameters' numbers."""
-    total = np.zeros(3)
-    for batch in batches:
-        out = np.empty((len(batch.chunks), 3))
-        _run(_sum_chunks, batch, counters, b1, b2, eps, out)
-        total += added(out)
-    return total
+    found = [_run(_sum, batch, counters, b1, b2, eps) for batch in batches]
+    return found[0] if len(found) == 1 else sum(found, start=np.zeros(3))
 
 
 def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:
@@ -66,15 +62,14 @@ def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:
         the average.
     """
     for batch in batches:
-        kernel = _average_chunks if len(batch.part.memory) == 3 else _advance_chunks
-        _run(kernel, batch, counters, numbers)
+        _run(_average if len(batch.part.memory) == 3 else _advance, batch, counters, numbers)
 
 
-def _run(kernel: Callable[..., None], batch: Batch, counters: np.ndarray, *last: Any) -> None:
+def _run(kernel: Callable[..., Any], batch: Batch, counters: np.ndarray, *last: Any) -> Any:
     params = batch.part.params
     own = counters if len(counters) == len(params) else counters[batch.part.numbers]
     like = fused_cpu.witness(params[0].dtype)
-    fused_cpu.spread(batch, partial(kernel, batch.table, batch.chunks, like, own, *last))
+    return kernel(fused_cpu.threads(batch), batch.table, batch.chunks, like, own, *last)
 
 
 _scales_at: Any = numba.njit(bias.scales_at, cache=True)
@@ -99,7 +94,8 @@ def _direction(m: Any, v: Any, eps: Any) -> Any:
 
 
 @_kernel
-def _sum_chunks(
+def _sum(
+    threads: int,
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
@@ -107,11 +103,17 @@ def _sum_chunks(
     b1: float,
     b2: float,
     eps: float,
-    out: np.ndarray,
-    lo: int,
-    hi: int,
-) -> None:
-    """out[c] = uᵀm̂, uᵀg and gᵀg over chunk c, float64; u = m/(√v + eps) up to the scales of a tensor."""
+) -> np.ndarray:
+    """(3,) float64 uᵀm̂, uᵀg and gᵀg; u = m/(√v + eps) up to the scales of a tensor."""
+    out = np.empty((chunks.shape[0], 3))
+    spread(_sum_chunks, threads, (table, chunks, like, counters, (b1, b2, eps), out), chunks.shape[0])
+    return added(out)
+
+
+@_kernel
+def _sum_chunks(lo: int, hi: int, data: tuple) -> None:
+    """out[c] = the sums over chunk c."""
+    table, chunks, like, counters, (b1, b2, eps), out = data
     real = like.dtype.type
     of_gradient = table.shape[0] - 2
     u = np.empty(BLOCK, like.dtype)
@@ -137,15 +139,20 @@ def _sum_chunks(
 
 
 @_kernel
-def _advance_chunks(
+def _advance(
+    threads: int,
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
     counters: np.ndarray,
     numbers: np.ndarray,
-    lo: int,
-    hi: int,
 ) -> None:
+    spread(_advance_chunks, threads, (table, chunks, like, counters, numbers), chunks.shape[0])
+
+
+@_kernel
+def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
+    table, chunks, like, counters, numbers = data
     real = like.dtype.type
     keep, b2, sign = real(numbers[1]), real(numbers[3]), real(numbers[5])
     c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])
@@ -165,16 +172,21 @@ def _advance_chunks(
 
 
 @_kernel
-def _average_chunks(
+def _average(
+    threads: int,
     table: np.ndarray,
     chunks: np.ndarray,
     like: np.ndarray,
     counters: np.ndarray,
     numbers: np.ndarray,
-    lo: int,
-    hi: int,
 ) -> None:
     """The same, and the average in the same loop: apart it would read the parameters again."""
+    spread(_average_chunks, threads, (table, chunks, like, counters, numbers), chunks.shape[0])
+
+
+@_kernel
+def _average_chunks(lo: int, hi: int, data: tuple) -> None:
+    table, chunks, like, counters, numbers = data
     real = like.dtype.type
     keep, b2, sign, weight = real(numbers[1]), real(numbers[3]), real(numbers[5]), real(numbers[6])
     c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])

@@ -1,7 +1,7 @@
 """numba kernels of the two passes over pointer tables: the loops of `rllc.torch.fused_cpu`.
 
 A table is (k+2, tensors) int64: the addresses of the k units, the gradient and the parameters. The work is
-cut into chunks (tensor, start, stop); a kernel does the chunks lo to hi and lets go of Python's lock.
+cut into chunks (tensor, start, stop), which the threads of PyTorch share; Python's lock is let go of.
 bfloat16 is uint16 here, as numba does not know it. Kernels are compiled on first use and kept on disk.
 """
 
@@ -14,7 +14,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
-__all__ = ["BLOCK", "FLAGS", "added", "advance_chunks", "combined", "gram_chunks", "view"]
+from rllc.torch.openmp import spread
+
+__all__ = ["BLOCK", "FLAGS", "added", "advance", "gram", "view"]
 
 # Entries of a block: what is written of it in one loop is still in the first-level cache for the next.
 BLOCK = 1024
@@ -137,7 +139,7 @@ def _sum_typed(x: Any, y: Any) -> Any:
 
 
 @kernel
-def _gram(rows: tuple, count: int) -> Any:
+def _sums(rows: tuple, count: int) -> Any:
     sums = _products(_entries(rows, 0))
     for i in range(1, count):
         sums = _sum(sums, _products(_entries(rows, i)))
@@ -145,13 +147,23 @@ def _gram(rows: tuple, count: int) -> Any:
 
 
 @kernel
-def gram_chunks(
-    table: np.ndarray, chunks: np.ndarray, lo: int, hi: int, witnesses: tuple, out: np.ndarray
-) -> None:
-    """out[c] = the inner products of units and gradient over chunk c, upper triangle row by row, float64."""
+def gram(
+    threads: int, table: np.ndarray, chunks: np.ndarray, witnesses: tuple, basis: np.ndarray
+) -> np.ndarray:
+    """basisᵀ S basis, float64, where S holds the inner products of units and gradient."""
+    count, rows = chunks.shape[0], len(witnesses)
+    sums = np.empty((count, rows * (rows + 1) // 2))
+    spread(_gram_chunks, threads, (table, chunks, witnesses, sums), count)
+    return _combined(sums, basis)
+
+
+@kernel
+def _gram_chunks(lo: int, hi: int, data: tuple) -> None:
+    """out[c] = the inner products over chunk c, upper triangle row by row."""
+    table, chunks, witnesses, out = data
     for c in range(lo, hi):
         t, start, stop = chunks[c]
-        sums = _gram(_views(table, 0, t, start, stop - start, witnesses), stop - start)
+        sums = _sums(_views(table, 0, t, start, stop - start, witnesses), stop - start)
         for p in range(len(sums)):
             out[c, p] = sums[p]
 
@@ -167,7 +179,7 @@ def added(sums: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def combined(sums: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def _combined(sums: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """basisᵀ S basis, where S is symmetric and the rows of sums add up to its upper triangle, row by row."""
     triangle = added(sums)
     size, rank = basis.shape
@@ -249,11 +261,10 @@ def _advance_to(
 
 
 @kernel
-def advance_chunks(
+def advance(
+    threads: int,
     table: np.ndarray,
     chunks: np.ndarray,
-    lo: int,
-    hi: int,
     witnesses: tuple,
     B: np.ndarray,
     a: np.ndarray,
@@ -266,9 +277,16 @@ def advance_chunks(
     witnesses: arrays of the dtypes of units, gradient and parameters; B, a, weights and keep are rounded to
     that of the parameters. keys (k, tensors) start the stochastic rounding.
     """
+    real = witnesses[2].dtype.type
+    numbers = B.astype(real), a.astype(real), weights.astype(real), real(keep)
+    spread(_advance_chunks, threads, (table, chunks, witnesses, numbers, keys), chunks.shape[0])
+
+
+@kernel
+def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
+    table, chunks, witnesses, (B, a, weights, keep), keys = data
     unit_like, gradient_like, theta_like = witnesses
     real = theta_like.dtype.type
-    B, a, weights, keep = B.astype(real), a.astype(real), weights.astype(real), real(keep)
     k = a.size
     old = np.empty((k, BLOCK), unit_like.dtype)
     buffer = np.empty(BLOCK, theta_like.dtype)

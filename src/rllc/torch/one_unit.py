@@ -150,26 +150,28 @@ def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
     return found
 
 
-def check_ready(params: Iterable[Tensor]) -> None:
+def check_ready(gradient: Iterable[Tensor]) -> None:
     """Refuse a step that cannot be taken.
 
     Raises:
         RuntimeError: within the backward pass, or with a sparse gradient.
     """
     early.check_outside()
-    if {g.layout for p in params if (g := p.grad) is not None} - {torch.strided}:
+    if {g.layout for g in gradient} - {torch.strided}:
         raise RuntimeError("RLLC does not take sparse gradients; use sparse=False in the embedding")
 
 
 # --- The law ----------------------------------------------------------------------------------------------
 
 
-def learn(rule: Rule, keeper: dict[str, Any], sums: Array, params: Iterable[Tensor]) -> Learned | None:
+def learn(
+    rule: Rule, keeper: dict[str, Any], sums: Array, groups: Iterable[dict[str, Any]]
+) -> Learned | None:
     """The law after this gradient, not yet written down; None if a sum is not finite, or it is LOST."""
     W, v, gg = sums.tolist()
     if not math.isfinite(W + v + gg):
         return None
-    x = v / ((1 + _ridge(rule.eps, params)) * W) if W > 0 else 0.0
+    x = v / ((1 + _ridge(rule.eps, groups)) * W) if W > 0 else 0.0
     if rule.measured:
         last = keeper["last_size"]
         x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
@@ -185,11 +187,11 @@ def taken(keeper: dict[str, Any], learned: Learned) -> None:
     keeper |= {"progress": learned.progress, "last_size": learned.last_size}
 
 
-def _ridge(eps: float, params: Iterable[Tensor]) -> float:
+def _ridge(eps: float, groups: Iterable[dict[str, Any]]) -> float:
     """eps, or the rounding of the sums if that is more."""
     if eps >= COARSEST:
         return eps
-    double = all(p.dtype in (torch.float64, torch.complex128) for p in params)
+    double = all(p.dtype in (torch.float64, torch.complex128) for p in params_of(groups))
     return max(eps, _law.rounding_of(1, torch.finfo(torch.float64).eps) if double else COARSEST)
 
 
