@@ -25,8 +25,9 @@ MEMORIES = ("M(0.9)", "M(0.9) + M(0)", "M(0.9) + M_2(0.6)", "M(0.9) + M(0) + M_2
 class Bench:
     """Time a step of RLLC and RLLCAdamW beside torch's AdamW and SGD with momentum, fused and foreach.
 
-    Every optimizer does a few steps in each round, in an order that changes; ratios are to fused AdamW within
-    a round, so that a busy machine slows both. Beside them in the round large arrays are copied and added:
+    Every optimizer does a few steps in each round, in an order that changes, one before them untimed: in the
+    caches is what another has left there. Ratios are to fused AdamW within a round, so that a busy machine
+    slows both. Beside them in the round large arrays are copied and added:
     the floor is the time in which these move as many numbers as the step must read and write, 3k + 4 a
     parameter for k memory units, AdamW 7, RLLCAdamW 13 with its average and 10 without. A step at 100 % of
     it cannot be faster, unless its list fits into a cache.

@@ -46,7 +46,10 @@ class Contender(NamedTuple):
 def race(
     contenders: Mapping[str, Contender], effort: Effort, title: str, console: Console | None = None
 ) -> dict[str, np.ndarray]:
-    """ms a step of each contender in each round, (rounds,); the order is shuffled in every round."""
+    """ms a step of each contender in each round, (rounds,); the order is shuffled in every round.
+
+    Of several steps one is made before, untimed: in training the caches hold one's own, here another's.
+    """
     names = list(contenders)
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in names:  # a first time, for what is only made then
@@ -54,6 +57,8 @@ def race(
     for number in track(range(effort.rounds), title, console=console, transient=console is not None):
         random.Random(number).shuffle(names)
         for name in names:
+            if effort.steps > 1:
+                contenders[name].run(1)
             started = time.perf_counter()
             contenders[name].run(effort.steps)
             times[name].append(1000 * (time.perf_counter() - started) / effort.steps)
