@@ -244,6 +244,21 @@ def _advance_fed_by_one(
             _write(unit, i, new, key, place + i)
 
 
+# Plain loops: an assignment of a slice takes numba four seconds, most of them for the text of an error.
+
+
+@kernel
+def _copy(target: np.ndarray, source: np.ndarray) -> None:
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@kernel
+def _start(new: np.ndarray, factor: float, source: np.ndarray) -> None:
+    for i in range(new.size):
+        new[i] = factor * _read(source, i) if factor != 0 else 0
+
+
 @kernel
 def _add(new: np.ndarray, factor: float, source: np.ndarray) -> None:
     if factor != 0:
@@ -269,7 +284,7 @@ def advance(
     B: np.ndarray,
     a: np.ndarray,
     weights: np.ndarray,
-    keep: Any,
+    keep: float,
     keys: np.ndarray,
 ) -> None:
     """M <- M B + g aᵀ, θ <- keep θ + M weights, block by block in the first-level cache.
@@ -277,23 +292,32 @@ def advance(
     witnesses: arrays of the dtypes of units, gradient and parameters; B, a, weights and keep are rounded to
     that of the parameters. keys (k, tensors) start the stochastic rounding.
     """
-    real = witnesses[2].dtype.type
-    numbers = B.astype(real), a.astype(real), weights.astype(real), real(keep)
-    spread(_advance_chunks, threads, (table, chunks, witnesses, numbers, keys), chunks.shape[0])
+    k = a.size
+    numbers = np.empty((k + 2, k), witnesses[2].dtype)  # B, a and weights
+    needed = np.zeros(k, np.bool_)  # as it was, by an earlier unit
+    others = np.zeros(k, np.int64)  # how many other units feed this one
+    feeder = np.zeros(k, np.int64)  # the last of them
+    for j in range(k):
+        numbers[k, j], numbers[k + 1, j] = a[j], weights[j]
+        for i in range(k):
+            numbers[i, j] = B[i, j]
+            if i != j and B[i, j] != 0:
+                others[j] += 1
+                feeder[j] = i
+                needed[i] |= i > j
+    data = table, chunks, witnesses, numbers, keep, keys, (needed, others, feeder)
+    spread(_advance_chunks, threads, data, chunks.shape[0])
 
 
 @kernel
 def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
-    table, chunks, witnesses, (B, a, weights, keep), keys = data
+    table, chunks, witnesses, numbers, keep, keys, (needed, others, feeder) = data
     unit_like, gradient_like, theta_like = witnesses
     real = theta_like.dtype.type
-    k = a.size
+    k = others.size
+    B, a, weights = numbers[:k], numbers[k], numbers[k + 1]
     old = np.empty((k, BLOCK), unit_like.dtype)
     buffer = np.empty(BLOCK, theta_like.dtype)
-    one = real(1)
-    # An earlier unit needs this one as it was; a unit gets something from only one other or the gradient.
-    needed = [bool(np.any(B[j, :j] != 0)) for j in range(k)]
-    others = [[i for i in range(k) if i != j and B[i, j] != 0] for j in range(k)]
     for c in range(lo, hi):
         t, first, last = chunks[c]
         for start in range(first, last, BLOCK):
@@ -302,27 +326,26 @@ def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
             theta = view(table[k + 1, t], start, count, theta_like)
             for j in range(k):
                 if needed[j]:
-                    old[j, :count] = view(table[j, t], start, count, unit_like)
+                    _copy(old[j], view(table[j, t], start, count, unit_like))
             # Last unit first, because in a Jordan block it needs the old one before it.
             for j in range(k - 1, -1, -1):
                 unit = view(table[j, t], start, count, unit_like)
-                kept = keep if j == k - 1 else one
-                if not others[j]:
+                kept = real(keep if j == k - 1 else 1)
+                i = feeder[j]
+                if others[j] == 0:
                     _advance_fed_by_one(unit, B[j, j], g, a[j], theta, kept, weights[j], keys[j, t], start)
-                elif len(others[j]) == 1 and others[j][0] < j and a[j] == 0:
-                    i = others[j][0]
+                elif others[j] == 1 and i < j and a[j] == 0:
                     source = view(table[i, t], start, count, unit_like)
                     _advance_fed_by_one(
                         unit, B[j, j], source, B[i, j], theta, kept, weights[j], keys[j, t], start
                     )
                 else:
                     new = buffer[:count]
-                    new[:] = 0
-                    _add(new, B[j, j], unit)
-                    for i in others[j]:
+                    _start(new, B[j, j], unit)
+                    for i in range(k):
                         if i > j:
-                            _add(new, B[i, j], old[i, :count])
-                        else:
+                            _add(new, B[i, j], old[i])
+                        elif i < j:
                             _add(new, B[i, j], view(table[i, t], start, count, unit_like))
                     _add(new, a[j], g)
                     _advance_to(unit, new, theta, kept, weights[j], keys[j, t], start)
