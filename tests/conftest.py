@@ -32,11 +32,6 @@ LONG = (
 )
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One process more than there are cores: many tests wait for processes of their own."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(name) if (name := Path(item.path).stem) in LONG else len(LONG))
 
