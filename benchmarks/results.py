@@ -18,6 +18,7 @@ from rllc.lab import runs
 from rllc.lab.evidence import (
     adaptive_figure,
     adaptive_tables,
+    bench_table,
     claims,
     cost,
     figures,
@@ -26,6 +27,7 @@ from rllc.lab.evidence import (
 )
 from rllc.lab.evidence.adaptive import results_in
 from rllc.lab.evidence.drawing import write_picture
+from rllc.lab.evidence.verdicts import Verdict
 from rllc.lab.files import write_text
 from rllc.lab.memoryless import effects
 from rllc.lab.records import Record
@@ -35,23 +37,33 @@ RECORDS = ROOT / "results" / "paper.parquet"
 ADAPTIVE = ROOT / "results" / "adaptive.parquet"
 COST = ROOT / "results" / "cost"
 DOCS = ROOT / "docs"
-TEXTS = (ROOT / "README.md", DOCS / "results.md", DOCS / "memoryless.md", DOCS / "method.md")
+TEXTS = (ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("results", "memoryless", "method", "speed")))
 FIGURES = (1, 2, 4, 5)  # 3 is made of timings
 
 Records = Sequence[Record]
 
 
-def _table(which: int | str, reading: str, against: bool = False) -> Callable[[Records], str]:
-    def made(records: Records) -> str:
-        table = tables.table(which, records, reading, "paper" if against else None)
+@functools.cache
+def _paper() -> Records:
+    return runs.gather(str(RECORDS))[0]
+
+
+@functools.cache
+def _verdicts() -> Sequence[Verdict]:
+    return claims.verdicts(_paper())
+
+
+def _table(which: int | str, reading: str, against: bool = False) -> Callable[[], str]:
+    def made() -> str:
+        table = tables.table(which, _paper(), reading, "paper" if against else None)
         return tables.render(table, "markdown")
 
     return made
 
 
-def _file(name: str) -> Callable[[Records], str]:
+def _file(name: str) -> Callable[[], str]:
     """What another command wrote, without its title and pictures."""
-    return lambda records: re.sub(r"\A# .*\n|\n!\[.*\n", "", (ROOT / "results" / name).read_text())
+    return lambda: re.sub(r"\A# .*\n|\n!\[.*\n", "", (ROOT / "results" / name).read_text())
 
 
 @functools.cache
@@ -59,35 +71,36 @@ def _adaptive() -> Records:
     return runs.gather(str(ADAPTIVE))[0]
 
 
-def _in_short(records: Records) -> str:
-    return _bullets(f"{v.claim} **{v.verdict.capitalize()}.**" for v in claims.verdicts(records))
+def _in_short() -> str:
+    return _bullets(f"{v.claim} **{v.verdict.capitalize()}.**" for v in _verdicts())
 
 
 def _bullets(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-BLOCKS: dict[str, Callable[[Records], str]] = {
-    "verdicts": lambda records: claims.markdown(claims.verdicts(records)),
+BLOCKS: dict[str, Callable[[], str]] = {
+    "verdicts": lambda: claims.markdown(_verdicts()),
     "verdicts in short": _in_short,
     "table 1": _table(1, "validation", against=True),
     "table 2": _table(2, "all", against=True),
     "accuracies": _table(2, "last"),
     "controls": _table("controls", "all"),
     "controls at the end": _table("controls", "last"),
-    "grids": lambda records: tables.render(grids.table(records), "markdown"),
+    "grids": lambda: tables.render(grids.table(_paper()), "markdown"),
     "units": _table("units", "all"),
     "precision": _table("precision", "all"),
     "shakespeare": _table("shakespeare", "all"),
     "law study": _file("law-study.md"),
     "loss gap": _file("loss-gap.md"),
-    "adaptive": lambda records: adaptive_tables.text(_adaptive()),
-    "adaptive verdicts": lambda records: _bullets(adaptive_tables.verdicts(results_in(_adaptive()))),
-    "adaptive in short": lambda records: adaptive_tables.in_short(_adaptive()),
+    "adaptive": lambda: adaptive_tables.text(_adaptive()),
+    "adaptive verdicts": lambda: _bullets(adaptive_tables.verdicts(results_in(_adaptive()))),
+    "adaptive in short": lambda: adaptive_tables.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),
+    "bench": lambda: tables.render(bench_table.table(ROOT / "results" / "cpu"), "markdown"),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),
-    "memory effects": lambda records: effects.table(),
+    "memory effects": lambda: effects.table(),
     "memory of optax": _file("memoryless/optax.md"),
     "memoryless slopes": _file("memoryless/slopes.md"),
     "memoryless claim": _file("memoryless/claim.md"),
@@ -98,25 +111,24 @@ BLOCKS: dict[str, Callable[[Records], str]] = {
 BLOCK = re.compile(r"<!-- made: (?P<name>.+?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def filled(text: str, records: Records) -> str:
+def filled(text: str) -> str:
     """The text with every block made again."""
 
     def block(found: re.Match[str]) -> str:
         name = found["name"]
-        return f"<!-- made: {name} -->\n\n{BLOCKS[name](records).strip()}\n\n<!-- end -->"
+        return f"<!-- made: {name} -->\n\n{BLOCKS[name]().strip()}\n\n<!-- end -->"
 
     return BLOCK.sub(block, text)
 
 
 def main() -> None:
     """Write all of it."""
-    records, _ = runs.gather(str(RECORDS))
     for number in FIGURES:
-        write_picture(ROOT / "results" / f"figure{number}.png", figures.figure(number, records))
+        write_picture(ROOT / "results" / f"figure{number}.png", figures.figure(number, _paper()))
     write_picture(COST / "figure3.png", cost.figure(COST))
     write_picture(ROOT / "results" / "adaptive.png", adaptive_figure.figure(results_in(_adaptive())))
     for path in TEXTS:
-        text = filled(path.read_text(), records)
+        text = filled(path.read_text())
         write_text(path, text)
         print(f"{path.relative_to(ROOT)}: {len(BLOCK.findall(text))} blocks")
 

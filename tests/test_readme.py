@@ -22,11 +22,6 @@ EXAMPLES = {
 EACH = "import sys\nfor code in sys.argv[1:]:\n    exec(code, {'__name__': '__main__'})\n    print(chr(0))"
 
 
-@pytest.fixture(scope="module")
-def records():
-    return runs.gather(str(results.RECORDS))[0]
-
-
 def test_examples_run(tmp_path):
     codes = [code for codes in EXAMPLES.values() for code in codes]
     done = subprocess.run([sys.executable, "-c", EACH, *codes], capture_output=True, text=True, cwd=tmp_path)
@@ -36,25 +31,25 @@ def test_examples_run(tmp_path):
 
 
 @pytest.mark.parametrize("path", results.TEXTS, ids=lambda path: path.name)
-def test_numbers_are_those_of_the_records(path, records):
+def test_numbers_are_those_of_the_records(path):
     text = path.read_text()
     assert results.BLOCK.findall(text)
-    assert results.filled(text, records) == text
+    assert results.filled(text) == text
 
 
-def test_a_block_is_made_again_whatever_stands_in_it(records):
+def test_a_block_is_made_again_whatever_stands_in_it():
     text = "before\n<!-- made: accuracies -->\nwrong\n<!-- end -->\nafter"
-    made = results.filled(text, records)
+    made = results.filled(text)
     assert "wrong" not in made and "| Adam " in made
-    assert made.startswith("before\n") and made.endswith("\nafter") and results.filled(made, records) == made
+    assert made.startswith("before\n") and made.endswith("\nafter") and results.filled(made) == made
     with pytest.raises(KeyError):
-        results.filled(text.replace("accuracies", "unknown"), records)
+        results.filled(text.replace("accuracies", "unknown"))
 
 
 @pytest.mark.parametrize("path", results.TEXTS, ids=lambda path: path.name)
 def test_pictures_are_there(path):
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", path.read_text())
-    assert pictures
+    assert pictures or path.name == "speed.md"
     assert all((path.parent / picture).is_file() for picture in pictures)
 
 

@@ -13,6 +13,7 @@ from rllc.lab import contenders
 from rllc.lab.bench import Bench, main, tables
 from rllc.lab.contenders import BASELINES, IMPLEMENTATIONS, LISTS, WITH_A_LAW, words
 from rllc.lab.errors import Broken, Refused
+from rllc.lab.evidence import bench_table
 from rllc.lab.rounds import ALONE, STEP, Contender, Effort, quartiles, race
 
 MEMORIES = ("M(0.9)", "M(0.9) + M(0.0)")
@@ -126,6 +127,33 @@ def test_docs_quote_the_records_of_a_gpu():
         if (t["optimizer"], t["implementation"]) == ("M(0.9) + M(0.0)", "fused")
     ]
     assert [round(t["ratio"][name], 2) for name in ("median", "low", "high")] == [0.99, 0.97, 1.0]
+
+
+def test_the_table_of_docs_puts_threads_below_one_another(done, tmp_path):
+    saved = done[1]
+    for threads in (2, 1):
+        (tmp_path / f"{threads}.json").write_text(json.dumps(saved | {"threads": threads}))
+    found = bench_table.table(tmp_path)
+    assert found.columns == ("mlp, optimizer alone", "flat, optimizer alone", "mlp, training step")
+    lines = {group.name: group.lines for group in found.groups}
+    names = ["AdamW", "AdamW, foreach", "RLLCAdamW", "RLLCAdamW, foreach", "M(0.9) + M(0.0)"]
+    assert set(names) <= set(lines)
+    assert [line.label for line in lines["RLLCAdamW"]] == ["1 thread", "2 threads"]
+    alone, step = (rows(saved, ("mlp", what)) for what in (ALONE, STEP))
+    first, *_, last = lines["RLLCAdamW"][0].entries
+    for entry, place in ((first, alone), (last, step)):
+        low, median, high = (place["RLLCAdamW", "fastest"]["ratio"][q] for q in ("low", "median", "high"))
+        assert entry == (f"{median:.2f}", "", False, f"({low:.2f}, {high:.2f})")
+    assert lines["AdamW"][1].entries[0].text == f"{alone['AdamW', 'fused']['ms']['median']:.3g} ms"
+    assert saved["hardware"] in found.notes[-1]
+
+
+@pytest.mark.parametrize("names", [(), ("a", "b")])
+def test_the_table_of_docs_wants_one_record_for_each_number_of_threads(done, tmp_path, names):
+    for name in names:
+        (tmp_path / f"{name}.json").write_text(json.dumps(done[1]))
+    with pytest.raises(ValueError, match="one record of rllc bench for each number of threads"):
+        bench_table.table(tmp_path)
 
 
 def test_the_record_says_with_what(done):

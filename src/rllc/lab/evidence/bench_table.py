@@ -1,0 +1,82 @@
+"""What `rllc bench` measured on a CPU, as the table of docs/speed.md.
+
+table(folder)        of the folder's JSON files, one for each number of threads
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table
+from rllc.lab.rounds import ALONE, STEP
+
+__all__ = ["table"]
+
+FASTEST = ("fused", "fastest")  # how an optimizer is called that was asked for its fastest implementation
+REFERENCE = ("AdamW", "fused")
+
+Found = dict[tuple[str, str, str, str], dict[str, Any]]  # by list, what, optimizer and implementation
+
+
+def table(folder: Path) -> Table:
+    """Milliseconds of fused AdamW, ratios to it of the others: a line for each number of threads.
+
+    Raises:
+        ValueError: there is no file, or two are of the same number of threads.
+    """
+    saved = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    threads = [record["threads"] for record in saved]
+    if not saved or len(set(threads)) < len(saved):
+        raise ValueError(f"{folder} must hold one record of rllc bench for each number of threads: {threads}")
+    found = {record["threads"]: _found(record) for record in sorted(saved, key=lambda r: r["threads"])}
+    every = [key for timings in found.values() for key in timings]
+    places = [(list_, what) for what in (ALONE, STEP) for list_ in dict.fromkeys(key[0] for key in every)]
+    places = [place for place in places if any(key[:2] == place for key in every)]
+    kinds = [kind for kind in dict.fromkeys(key[2:] for key in every) if _is_shown(*kind)]
+    groups = tuple(
+        Group(_name(*kind), tuple(_line(count, timings, places, kind) for count, timings in found.items()))
+        for kind in kinds
+    )
+    return Table(
+        "A step, in fused AdamW's", tuple(f"{list_}, {what}" for list_, what in places), groups, _notes(saved)
+    )
+
+
+def _found(record: dict[str, Any]) -> Found:
+    return {(t["list"], t["what"], t["optimizer"], t["implementation"]): t for t in record["timings"]}
+
+
+def _is_shown(optimizer: str, implementation: str) -> bool:
+    return implementation != "fused" if optimizer.startswith("RLLC") else True
+
+
+def _name(optimizer: str, implementation: str) -> str:
+    return optimizer if implementation in FASTEST else f"{optimizer}, {implementation}"
+
+
+def _line(threads: int, timings: Found, places: Sequence[tuple[str, str]], kind: tuple[str, str]) -> Line:
+    label = f"{threads} thread{'s' * (threads > 1)}"
+    return Line(label, tuple(_entry(timings.get((*place, *kind)), kind) for place in places))
+
+
+def _entry(timing: dict[str, Any] | None, kind: tuple[str, str]) -> Entry:
+    if timing is None:
+        return MISSING
+    if kind == REFERENCE:
+        return Entry(f"{timing['ms']['median']:.3g} ms")
+    low, median, high = (timing["ratio"][name] for name in ("low", "median", "high"))
+    return Entry(f"{median:.2f}", aside=f"({low:.2f}, {high:.2f})")
+
+
+def _notes(saved: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    rounds = [timing["rounds"] for record in saved for timing in record["timings"]]
+    versions = dict.fromkeys(f"torch {record['versions']['torch']}" for record in saved)
+    hardware = dict.fromkeys(record["hardware"] for record in saved)
+    return (
+        f"Medians (quartiles) of ratios within a round, over {min(rounds)} to {max(rounds)} rounds. A"
+        " training step is on a batch of 128 images.",
+        f"Measured with {', '.join(versions)} on {', '.join(hardware)}.",
+    )
