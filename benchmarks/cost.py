@@ -69,7 +69,8 @@ def measure(task: Task, efforts: dict[str, Effort], optimizers: Sequence[str] = 
     costs = []
     for (what, framework), contenders in races.items():
         times = race(contenders, efforts[what], f"{task.name}: {what}, {framework}")
-        for name, (_, *counted) in contenders.items():
+        for name, contender in contenders.items():
+            counted = contender.flops, contender.compile_seconds
             paired = quartiles(times[name]), quartiles(times[name] / times["Adam"])
             costs.append(
                 Cost(what, task.name, name, framework, *fixed, *efforts[what], *paired, *counted, **made)

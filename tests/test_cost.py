@@ -131,6 +131,13 @@ def test_of_a_single_step_there_is_none_before(benchmark):
     assert calls == [1, 1, 1]
 
 
+def test_what_no_cache_holds_needs_no_step_before(benchmark):
+    calls = []
+    large = benchmark.Contender(calls.append, cached=False)
+    benchmark.race({"large": large}, benchmark.Effort(2, 3), "a race")
+    assert calls == [3, 3, 3]
+
+
 def test_a_step_in_jax_is_a_step(benchmark):
     tx = benchmark.transformation("SGD")
     params, gradient = [jnp.ones(3)], [jnp.full(3, 2.0)]

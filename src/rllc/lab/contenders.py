@@ -334,7 +334,10 @@ def _floors(size: int, device: str) -> dict[str, Contender]:
     copy = _repeated(lambda: target.copy_(source), device)
     add = _repeated(lambda: target.add_(source), device)
     times = COPIES[device]
-    return {COPY: Contender(lambda steps: copy(times)), SUM: Contender(lambda steps: add(times))}
+    return {
+        COPY: Contender(lambda steps: copy(times), cached=False),
+        SUM: Contender(lambda steps: add(times), cached=False),
+    }
 
 
 def _effort(reference: Contender, setting: Setting) -> Effort:

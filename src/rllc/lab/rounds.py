@@ -41,6 +41,7 @@ class Contender(NamedTuple):
     run: Callable[[int], None]
     flops: float | None = None
     compile_seconds: float | None = None
+    cached: bool = True  # whether what it finds in the caches matters
 
 
 def race(
@@ -57,7 +58,7 @@ def race(
     for number in track(range(effort.rounds), title, console=console, transient=console is not None):
         random.Random(number).shuffle(names)
         for name in names:
-            if effort.steps > 1:
+            if effort.steps > 1 and contenders[name].cached:
                 contenders[name].run(1)
             started = time.perf_counter()
             contenders[name].run(effort.steps)

@@ -132,12 +132,11 @@ class Around(OneUnit):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
-        found = {p: g for p in params_of(self.param_groups) if (g := p.grad) is not None}
-        params = list(found)
-        one_unit.check_ready(found.values())
+        gradient = {p: g for p in params_of(self.param_groups) if (g := p.grad) is not None}
+        one_unit.check_ready(gradient.values())
         self._spread = shards.renewed(self._spread, self.param_groups)
-        units = {p: self._unit(p) for p in params}
-        sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(params))
+        units = {p: self._unit(p) for p in gradient}
+        sums, anyone = one_unit.everywhere(self._spread, self._sums(units), bool(units))
         if not anyone:
             return loss
         learned = one_unit.learn(self._rule, keeper, sums, self.param_groups)

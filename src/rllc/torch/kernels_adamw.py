@@ -51,8 +51,7 @@ def count(counters: np.ndarray) -> None:
 
 def sums(batches: list[Batch], counters: np.ndarray, b1: float, b2: float, eps: float) -> Array:
     """(3,) uᵀm̂, uᵀg and gᵀg; `counters` by the parameters' numbers."""
-    found = [_run(_sum, batch, counters, b1, b2, eps) for batch in batches]
-    return found[0] if len(found) == 1 else sum(found, start=np.zeros(3))
+    return sum((_run(_sum, batch, counters, b1, b2, eps) for batch in batches), start=np.zeros(3))
 
 
 def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:

@@ -33,8 +33,7 @@ def table(folder: Path) -> Table:
         raise ValueError(f"{folder} must hold one record of rllc bench for each number of threads: {threads}")
     found = {record["threads"]: _found(record) for record in sorted(saved, key=lambda r: r["threads"])}
     every = [key for timings in found.values() for key in timings]
-    places = [(list_, what) for what in (ALONE, STEP) for list_ in dict.fromkeys(key[0] for key in every)]
-    places = [place for place in places if any(key[:2] == place for key in every)]
+    places = sorted(dict.fromkeys(key[:2] for key in every), key=lambda place: (ALONE, STEP).index(place[1]))
     kinds = [kind for kind in dict.fromkeys(key[2:] for key in every) if _is_shown(*kind)]
     groups = tuple(
         Group(_name(*kind), tuple(_line(count, timings, places, kind) for count, timings in found.items()))
@@ -50,7 +49,7 @@ def _found(record: dict[str, Any]) -> Found:
 
 
 def _is_shown(optimizer: str, implementation: str) -> bool:
-    return implementation != "fused" if optimizer.startswith("RLLC") else True
+    return not (optimizer.startswith("RLLC") and implementation == "fused")  # torch's own AdamW within
 
 
 def _name(optimizer: str, implementation: str) -> str:
