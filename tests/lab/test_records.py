@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import time
 
 import pyarrow as pa
@@ -94,6 +95,17 @@ def test_each_record_says_when_it_was_made(monkeypatch):
     assert [first["made"], second["made"]] == [f"2026-01-01T00:0{i}:00+00:00" for i in range(2)]
     first["versions"].clear()
     assert records.provenance()["versions"] == second["versions"] != {}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_git_is_asked_without_a_lock_that_a_kill_would_leave(tmp_path):
+    records._git(tmp_path, "init")
+    (tmp_path / "file").write_text("as it was")
+    records._git(tmp_path, "add", "file")
+    os.utime(tmp_path / "file", (0, 0))  # git would like to note that it is the same
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert records._git(tmp_path, "status", "--porcelain", ".") == "A  file"
+    assert (tmp_path / ".git" / "index").read_bytes() == index
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])

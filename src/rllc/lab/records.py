@@ -313,10 +313,9 @@ def _commit() -> str | None:
 
 
 def _git(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout.strip()
+    # Without locks: a run that is killed just then would leave one in the user's repository.
+    asked = ["git", "--no-optional-locks", "-C", str(folder), *command]
+    return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 @functools.cache
