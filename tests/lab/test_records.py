@@ -16,7 +16,7 @@ import pytest
 import torch
 from made import TWO_UNITS, cell, record
 
-from rllc.lab import cells, files, records
+from rllc.lab import cells, files, records, runs
 from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.files import Folder
 from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
@@ -204,6 +204,17 @@ def test_an_odd_record_is_refused_by_name_and_does_not_hide_the_others(tmp_path,
     found, (damaged,) = read_all(Folder(str(tmp_path)))
     assert found == [record([0.1, 0.5, 0.6])] and not isinstance(damaged, Foreign)
     assert "odd.parquet is damaged (" in str(damaged) and said in str(damaged)
+
+
+def test_an_odd_row_costs_the_others_nothing(tmp_path):
+    good = record([0.1, 0.5, 0.6])
+    tables = [pq.read_table(io.BytesIO(changed(**columns))) for columns in ({}, {"ms_per_step": -1.0})]
+    pq.write_table(pa.concat_tables([tables[1], tables[0]]), tmp_path / "all.parquet")
+    found, (damaged,) = read_all(Folder(str(tmp_path)))
+    assert found == [good] and str(damaged).startswith(f"record {tmp_path}/all.parquet, row 1, is damaged (")
+    with pytest.raises(Damaged, match="row 1"):
+        unpack((tmp_path / "all.parquet").read_bytes(), "here")
+    assert runs.gather(f"{tmp_path}/all.parquet")[0] == [good]
 
 
 def test_a_record_of_another_engine_is_whole_but_foreign(finished, monkeypatch):

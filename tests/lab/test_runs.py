@@ -6,6 +6,8 @@ import re
 import time
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made import TWO_UNITS, record
 from rich.console import Console
@@ -219,6 +221,19 @@ def test_a_damaged_file_is_not_merged_over(tmp_path):
     path.write_bytes(records.pack(FIVE)[:-100])
     before = path.read_bytes()
     with pytest.raises(Refused, match=r"all\.parquet is damaged .*move it away"):
+        merging.merge(Merge((put(tmp_path / "a", GOOD),), str(path)), Console())
+    assert path.read_bytes() == before
+
+
+def test_a_file_with_an_odd_row_is_not_merged_over_either(tmp_path, monkeypatch):
+    path = tmp_path / "all.parquet"
+    with monkeypatch.context() as other:
+        other.setattr(cells, "FORMAT", 0)
+        foreign = pq.read_table(io.BytesIO(records.pack([GOOD])))
+    mine = pq.read_table(io.BytesIO(records.pack([BETTER])))
+    pq.write_table(pa.concat_tables([foreign, mine]), path)
+    before = path.read_bytes()
+    with pytest.raises(Refused, match=r"all\.parquet, row 1, is of another version .*move it away"):
         merging.merge(Merge((put(tmp_path / "a", GOOD),), str(path)), Console())
     assert path.read_bytes() == before
 

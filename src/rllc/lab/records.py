@@ -4,6 +4,7 @@
     find(folder, cell)              the Record, None if there is none, or Damaged
     read_all(folder)                every Record of a folder's files, and what could not be read
     pack(records), unpack(content)  many records as the bytes of one Parquet file, and back
+    sorted_out(content)             the same, but an error for each row that is no record
 
 The columns (steps, losses, accuracies, law) are lists over the evaluation points, so that a query over
 `folder/*.parquet` has one row for each run. Several writers may share a folder.
@@ -47,6 +48,7 @@ __all__ = [
     "read",
     "read_all",
     "save",
+    "sorted_out",
     "unpack",
     "write",
 ]
@@ -149,21 +151,23 @@ def read(folder: Folder, cell: Cell) -> Record:
     Raises:
         Damaged: there is no such file, or it is truncated, altered or of another configuration.
     """
-    held = _records(folder, _file(cell))
+    held = unpack(_content(folder, _file(cell)), name_in(folder, cell))
     if [record.cell for record in held] != [cell]:
         raise Damaged(f"record {name_in(folder, cell)} is damaged (it holds another configuration)")
     return held[0]
 
 
 def read_all(folder: Folder) -> tuple[list[Record], list[Damaged]]:
-    """Every record in the folder's Parquet files, and an error for each file that cannot be read."""
+    """Every record in the folder's Parquet files, and an error for each file or row that cannot be read."""
     found: list[Record] = []
     damaged: list[Damaged] = []
     for name in folder.names(ENDING):
         try:
-            found += _records(folder, name)
+            whole, odd = sorted_out(_content(folder, name), folder.path(name))
         except Damaged as reason:
             damaged.append(reason)
+        else:
+            found, damaged = found + whole, damaged + odd
     return found, damaged
 
 
@@ -179,29 +183,49 @@ def unpack(content: bytes, path: str) -> list[Record]:
     """The records in the bytes of a Parquet file; its path is for messages.
 
     Raises:
-        Foreign: it is whole, but of another version of the engine.
-        Damaged: it is truncated or altered.
+        Foreign: it is whole, but a record is of another version of the engine.
+        Damaged: it is truncated or altered, or a row is no record.
+    """
+    found, damaged = sorted_out(content, path)
+    if damaged:
+        raise damaged[0]
+    return found
+
+
+def sorted_out(content: bytes, path: str) -> tuple[list[Record], list[Damaged]]:
+    """As `unpack`, but one odd row does not cost the others: an error for each that is no record.
+
+    Raises:
+        Damaged: the file is truncated or altered.
     """
     try:
         file = pa.BufferReader(content)
         rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
-        cells = [_cell(row, path) for row in rows]
-        return [_record(cell, row) for cell, row in zip(cells, rows, strict=True)]
     except (*UNREADABLE, pa.ArrowException) as reason:
         raise _damaged(path, reason) from reason
+    found: list[Record] = []
+    damaged: list[Damaged] = []
+    for number, row in enumerate(rows, 1):
+        place = path if len(rows) == 1 else f"{path}, row {number},"
+        try:
+            found.append(_record(_cell(row, place), row))
+        except Damaged as reason:
+            damaged.append(reason)
+        except UNREADABLE as reason:
+            damaged.append(_damaged(place, reason))
+    return found, damaged
 
 
 def _file(cell: Cell) -> str:
     return digest(cell) + ENDING
 
 
-def _records(folder: Folder, name: str) -> list[Record]:
-    """The records of one file; raises Damaged."""
+def _content(folder: Folder, name: str) -> bytes:
+    """Of one file; raises Damaged."""
     try:
-        content = folder.read(name)
+        return folder.read(name)
     except OSError as reason:
         raise _damaged(folder.path(name), reason) from reason
-    return unpack(content, folder.path(name))
 
 
 def _damaged(path: str, reason: Exception) -> Damaged:

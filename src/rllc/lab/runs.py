@@ -92,7 +92,7 @@ def places(folder: str) -> tuple[Folder, Folder]:
 
 def _of_file(folder: Folder, name: str) -> tuple[list[Record], list[Damaged]]:
     try:
-        return (records.unpack(folder.read(name), folder.path(name)) if folder.exists(name) else []), []
+        return records.sorted_out(folder.read(name), folder.path(name)) if folder.exists(name) else ([], [])
     except Damaged as reason:
         return [], [reason]
 
