@@ -156,6 +156,11 @@ def test_decay_is_measured_where_old_gradients_underflow(dtype, beta):
 def test_memory_longer_than_the_steps_is_warned_of():
     with pytest.warns(LongMemoryWarning, match=r"fades by 0\.999\d* a step, so that 100 steps do not show"):
         memory_effect(optax.sgd(0.1, 0.999), 0.1, steps=100)
+    with pytest.warns(LongMemoryWarning, match="500 steps do not show"):
+        measured = memory_effect(optax.sgd(0.1, 0.99), 0.1, steps=500)
+    moves = [(1 - 0.99 ** (step + 1)) / (1 - 0.99) for step in range(501)]  # the last is F
+    way = sum(0.99**age * sum(moves[500 - age : 500]) for age in range(501))
+    assert measured.delay == pytest.approx(way / moves[-1] ** 2)  # 5 % less than the 99 of its limit
 
 
 @pytest.mark.parametrize(

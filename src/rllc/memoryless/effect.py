@@ -34,6 +34,7 @@ SIZES = np.logspace(-14, 12, 261)
 MEASURED_SIZES = SIZES[SIZES < 1e4]
 NEUTRAL = 1e-6  # |τ| in steps, below which memory does nothing to this order
 MEASURED_NEUTRAL = 1e-3
+REST = 1e-3  # of a memory, which is too little to tell
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def memory_effect(
         ValueError: it is none of these, the learning rate is not positive, or steps no whole number >= 1.
 
     Warns:
-        LongMemoryWarning: the memory of the optax transformation does not decay, or by less than half.
+        LongMemoryWarning: the memory of the optax transformation does not decay, or so slowly that after all
+            steps more than a thousandth is left of it: τ is that of so many steps then.
     """
     check_count("steps", steps, least=1)
     if isinstance(optimizer, FixedLaw):
@@ -136,7 +138,7 @@ def _measured(tx: optax.GradientTransformation, learning_rate: float, steps: int
         method = from_optax(tx, lambda theta: theta + g, learning_rate)
         at = jnp.zeros_like(g)
         q = decay(method, at)  # warns
-        if q < 1 and q**steps > 0.5:
+        if q < 1 and q**steps > REST:
             warnings.warn(
                 f"memory fades by {q:.6f} a step, so that {steps} steps do not show its effect; take more",
                 LongMemoryWarning,
