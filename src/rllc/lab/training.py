@@ -193,7 +193,7 @@ def _batches(cell: Cell, train: Examples, steps: range) -> Iterator[Examples]:
         if step == steps.start or place == 0:
             order = _epoch_order(cell, len(train.labels), epoch)
         index = order[place * cell.task.batch : (place + 1) * cell.task.batch]
-        images = train.images[index]
+        images = train.images.index_select(0, index)  # in half the time of train.images[index]
         if cell.task.augment:
             images = augment(images, generator.manual_seed(_stream(cell.seed, "augmentation", step)))
         yield Examples(images, train.labels[index])
