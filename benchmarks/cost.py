@@ -1,6 +1,6 @@
 """Time and FLOPs of each optimizer against torch's and optax's own (arXiv 2402.15262, A.4.2 and Figure 3).
 
-    .venv/bin/python benchmarks/cost.py [--out results] [--tasks cifar10-mlp ...] [--rounds N]
+    .venv/bin/python benchmarks/cost.py [--out results/cost] [--tasks cifar10-mlp ...] [--rounds N]
 
 Needs no data, a quiet machine and about five minutes. Timings are paired: in each round every optimizer does
 a few steps, in an order that changes, in one process and one thread. Writes cost.parquet after each network,
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("results/cost"), help="folder of the results")
     parser.add_argument("--tasks", nargs="+", choices=EFFORTS, default=EFFORTS, help="only these networks")
     parser.add_argument("--rounds", type=int, help="of each measurement, instead of as many as suit it")
     options = parser.parse_args()

@@ -189,6 +189,15 @@ def test_one_longer_run_does_not_hide_the_others():
         assert plans_in([longest, *made]) == [plan]
 
 
+def test_a_run_of_an_odd_length_does_not_hide_the_others_nor_is_shown():
+    plan = Adaptive(DIGITS, CONTENDERS, 3000, 2)
+    made = all_records(plan, pretended(score))
+    first = next(record for record in made if record.cell.setting == RllcAdamW())
+    odd = dataclasses.replace(first, cell=dataclasses.replace(first.cell, steps=4096, points=8))
+    assert plans_in([odd]) == [] and plans_in([odd, *made]) == [plan]
+    assert "1 on digits-mlp" in adaptive_tables.text([odd, *made])
+
+
 def test_runs_on_other_images_are_a_study_too_and_are_not_mixed_with_these():
     other = dataclasses.replace(DIGITS, data=dataclasses.replace(DIGITS.data, digest="other"))
     plan = Adaptive(other, CONTENDERS, 1000, 3)
@@ -198,7 +207,10 @@ def test_runs_on_other_images_are_a_study_too_and_are_not_mixed_with_these():
     assert plans_in([*ours[:1], *made]) == [plan]
     table = adaptive_tables.tables(evidence.results_in([*ours[:1], *made]))[0]
     assert table.columns == ("digits-mlp",)
-    assert table.notes[-1] == "Left out: runs of RLLC-AdamW on other images or longer (1 on digits-mlp)."
+    assert (
+        table.notes[-1]
+        == "Left out: runs of RLLC-AdamW on other images or of other lengths (1 on digits-mlp)."
+    )
 
 
 # Regrets

@@ -1,6 +1,7 @@
 """The command line refuses in one line with exit code 2, before anything is written."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,11 @@ from rllc.lab.files import Folder
         ("compare digits-mlp --optimizers adma", "did you mean adam?"),
         ("compare digits-mlp --optimizers M(0.9", "expected ')'"),
         ("compare digits-mlp --optimizers M(1.0)", "inside the unit circle"),
+        ("compare digits-mlp --optimizers M(.9),torch.bfloat16", "'torch.bfloat16'; did you mean bfloat16?"),
+        ("compare digits-mlp --out c.parquet", "c.parquet is what a file of records is called"),
+        ("run table1 --out c.parquet", "c.parquet is what a file of records is called"),
+        ("memoryless adam --out file:///tmp/here", "pictures need a folder of this machine"),
+        ("bench --out .", "--out . is a folder; name a file in it"),
         ("compare digits-mlp --lr -1", "--lr must be a finite number, 0 or more, got -1"),
         ("compare digits-mlp --lr 0.1 nan", "--lr must be a finite number, 0 or more, got nan"),
         ("compare digits-mlp --law-lr inf", "--law-lr must be a finite number, 0 or more, got inf"),
@@ -91,6 +97,16 @@ def test_help_teaches_and_ends_well(command, capsys):
 def test_show_is_wired_up(capsys):
     assert cli.main(["show", "M(0.9) + M(0)"]) == 0
     assert "M(0.9) + M(0.0)" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_gone_is_no_error(tmp_path):
+    Folder(f"{tmp_path}/records").write("all.parquet", records.pack([record([0.1, 0.5], setting=TWO_UNITS)]))
+    read, write = os.pipe()
+    os.close(read)
+    ask = [sys.executable, "-m", "rllc.lab.cli", "runs", "list", str(tmp_path)]
+    with os.fdopen(write, "w") as gone:
+        done = subprocess.run(ask, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_missing_dependencies_are_one_line(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`rllc compare` from end to end in miniature, and the arithmetic of its table."""
 
 import dataclasses
+import io
 import os
 import shutil
 import signal
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 from made import DIGITS, TWO_UNITS, record
 from PIL import Image
+from rich.console import Console
 
 from rllc.lab import cli, files, records
-from rllc.lab.compare import COLUMNS, notes, plan, table
+from rllc.lab.compare import COLUMNS, _rich_table, notes, plan, table
 from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import DEFAULTS
@@ -193,6 +195,20 @@ def test_a_memory_shows_its_law_rate_and_one_seed_has_no_deviation():
     made = row(TWO_UNITS, name=TWO_UNITS.memory)
     (texts,) = table([made._replace(records=made.records[:1])])
     assert texts[2:4] == (f"{TWO_UNITS.law_lr:g}", "80.00")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_narrow_terminal_shows_every_name_and_number(miniature, width):
+    asked = plan(Compare("digits-mlp", seeds=2, steps=40, out=miniature))
+    tried = [record([0.1, 0.5, 0.61], setting=TWO_UNITS, seed=seed) for seed in (0, 1)]
+    row = Row("M(0.9) + M(0.0) + M_2(0.6)", (TWO_UNITS,), tuple(tried), (TWO_UNITS,))
+    console = Console(width=width, file=io.StringIO())
+    console.print(_rich_table(asked, [row], width))
+    lines = console.file.getvalue().splitlines()
+    words = " ".join(lines).split()
+    for text in (*" ".join(table([row])[0]).split(), *" ".join(COLUMNS).split()):
+        assert text in words
+    assert max(map(len, lines)) <= width
 
 
 def test_a_plan_has_everything_resolved():

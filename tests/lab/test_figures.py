@@ -81,8 +81,17 @@ def test_colours_differ_and_baselines_keep_theirs():
     "text", ["M(0.9)", "M(0.9) + M(0.0)", "M_2(0.6)", "M(0.9) + CM(0.3+0.2i) + M_3(0.5)"]
 )
 def test_every_unit_has_a_name(text):
-    names = unit_names(text)
+    names = unit_names(text, parse(text).k)
     assert len(names) == len(set(names)) == parse(text).k
+
+
+def test_laws_of_what_is_no_linear_memory_have_numbered_units():
+    """Either had ended `rllc compare` without a picture, after all training."""
+    ours = Row("RLLC-AdamW", (), (record([0.1, 0.5], setting=TWO_UNITS, law=(1.0,)),), ())
+    stored = Row("M(0.9) + M(0.0), bfloat16", (), (record([0.1, 0.5], law=(1.0, 2.0)),), ())
+    _, one, two = comparison([ours, stored], "").axes
+    assert one.get_title(loc="left") == "law of RLLC-AdamW" and len(one.lines) == 2  # and the axis
+    assert [text.get_text() for text in two.get_legend().get_texts()] == ["unit 1", "unit 2"]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.sampled_from([0.02, 0.1]))

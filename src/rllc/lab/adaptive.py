@@ -180,7 +180,8 @@ def plans_in(records: Sequence[Record]) -> list[Adaptive]:
     ours = on_same_data([record for record in records if record.cell.setting == default])
     found = []
     for name in TASKS:
-        here = [record.cell for record in ours if record.cell.task.name == name]
+        named = [record.cell for record in ours if record.cell.task.name == name]
+        here = [cell for cell in named if _meets(cell.task, cell.steps)]
         if here:
             steps = full_length((cell.steps for cell in here), STOPS[-1])
             full = [cell for cell in here if cell.steps == steps]
@@ -199,11 +200,20 @@ def stops_of(steps: int) -> tuple[int, ...]:
     return (*(stop for stop in STOPS if stop < steps), steps)
 
 
+def _meets(task: Task | TextTask, steps: int) -> bool:
+    """Whether evaluations of a run of that length fall on its stopping times."""
+    return _most_points(task, steps, stops_of(steps)) > 0
+
+
+def _most_points(task: Task | TextTask, steps: int, stops: Sequence[int]) -> int:
+    """As many evaluations as suit the run, or the next fewer that fall on all stopping times, or none."""
+    tried = range(points_for(task, steps), 0, -1)
+    return next((points for points in tried if set(stops) <= set(evaluation_steps(steps, points))), 0)
+
+
 def _points(task: Task | TextTask, steps: int, stops: Sequence[int]) -> int:
-    """As many evaluations as suit the run, or the next fewer that fall on all stopping times."""
-    for points in range(points_for(task, steps), 0, -1):
-        if set(stops) <= set(evaluation_steps(steps, points)):
-            return points
+    if points := _most_points(task, steps, stops):
+        return points
     raise Refused(
         f"of {steps:,} steps no even evaluations fall on {', '.join(map(str, stops[:-1]))}; take a multiple"
         " of 1000 for --steps"

@@ -114,6 +114,8 @@ def _checked(bench: Bench, known: Collection[str]) -> tuple[tuple[str, ...], tup
             raise Refused(unknown("list", name, known))
     checks.counts({"--rounds": bench.rounds, "--threads": bench.threads})
     checks.folder(str(bench.out.absolute().parent))
+    if bench.out.is_dir():
+        raise Refused(f"--out {bench.out} is a folder; name a file in it")
     if not bench.out.absolute().parent.is_dir():
         raise Refused(f"no folder {bench.out.parent} to write {bench.out.name} into; make it first")
     try:
@@ -132,10 +134,12 @@ def tables(timings: Sequence[Timing]) -> list[Table]:
 def _table(timings: Sequence[Timing]) -> Table:
     first = timings[0]
     title = f"{first.list}, {first.what}: {first.parameters:,} parameters in {first.tensors} tensors"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("optimizer")
-    table.add_column("implementation")
-    for heading in ("ms", "× AdamW", "quartiles", "words", "% of floor", "state B", "extra B"):
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
+    table.add_column("optimizer", min_width=14)  # and so 80 columns hold it all
+    table.add_column("passes", no_wrap=True)
+    for heading in ("ms", "×\nAdamW", "quartiles", "words", "% of\nfloor", "state\nB", "extra\nB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for t in timings:
         low, median, high = t.ratio
@@ -143,14 +147,18 @@ def _table(timings: Sequence[Timing]) -> Table:
             t.optimizer,
             t.implementation,
             f"{t.ms.median:.3g}",
-            f"{median:.2f}",
-            f"{low:.2f}–{high:.2f}",
+            _digits(median),
+            f"{_digits(low)}–{_digits(high)}",
             str(t.words),
             f"{100 * t.floor.median:.0f}",
             f"{t.state_bytes:.1f}",
             f"{t.extra_bytes:.1f}",
         )
     return table
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:#.3g}".rstrip(".")
 
 
 def _notes(bench: Bench, device: str, threads: int) -> str:

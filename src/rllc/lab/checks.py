@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from rich.console import Console
 from rllc.lab import data
 from rllc.lab.errors import Refused, unknown
 from rllc.lab.files import Folder
+from rllc.lab.records import ENDING
 from rllc.lab.tasks import TASKS, Task, TextTask
 
-__all__ = ["counts", "device", "folder", "make_writable", "task", "with_data"]
+__all__ = ["counts", "device", "folder", "folder_here", "make_writable", "task", "with_data"]
 
 
 def task(name: str) -> Task | TextTask:
@@ -61,6 +63,8 @@ def folder(out: str) -> None:
     """Raises Refused where nothing can be written, and writes nothing; a URL is taken on trust."""
     if not out:
         raise Refused("--out has no name; choose a folder")
+    if out.endswith(ENDING):
+        raise Refused(f"{out} is what a file of records is called; choose a folder with --out")
     if "memory://" in out:
         raise Refused(f"what workers write to {out} ends with them; choose another --out")
     if "://" in out:
@@ -69,6 +73,14 @@ def folder(out: str) -> None:
     nearest = next(part for part in (path, *path.parents) if part.exists())
     if not os.access(nearest, os.W_OK) or not nearest.is_dir():
         raise Refused(f"cannot write to {out}; choose another folder with --out")
+
+
+def folder_here(out: Path) -> Path:
+    """With the user's home for "~"; raises Refused as `folder`, and for a URL: pictures need a file."""
+    if re.match(r"\w{2,}:/", str(out)):
+        raise Refused(f"pictures need a folder of this machine, not {out}; choose another --out")
+    folder(str(out.expanduser()))
+    return out.expanduser()
 
 
 def make_writable(place: Folder) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -69,11 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # tables have ± and −, which not every terminal can show
         sys.stdout.reconfigure(errors="replace")
     try:
-        return _run(_parsed(sys.argv[1:] if argv is None else argv))
+        status = _run(_parsed(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
     except Refused as reason:
         return _fail(str(reason), 2)
     except Broken as reason:
         return _fail(str(reason), 1)
+    except BrokenPipeError:  # whoever was to read it has gone: nothing is left to say, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return _fail("stopped; finished runs are kept, the same command goes on from there", 130)
 
@@ -92,7 +98,7 @@ def _run(command: Command) -> int:
     from rllc.lab import show
 
     try:
-        show.main(command)
+        show.main(command, console)
     except (ValueError, OSError) as reason:
         raise Refused(str(reason)) from reason
     return 0

@@ -10,11 +10,11 @@ import dataclasses
 import functools
 import importlib.metadata
 import math
-import re
 import statistics
 from collections.abc import Sequence
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +29,12 @@ from rllc.lab.options import Compare
 from rllc.lab.search import Plan, search
 from rllc.lab.selection import Row, at_edge, best_point, finished, reading
 from rllc.lab.sweep import cores, pool
+from rllc.lab.tasks import TextTask
 
 __all__ = ["COLUMNS", "main", "notes", "plan", "table"]
 
 COLUMNS = ("optimizer", "lr", "law lr", "last valid", "last test", "best valid", "test there", "ms/step")
+WIDE = 108  # columns that a table needs with a row in a line
 
 
 def main(options: Compare, console: Console) -> None:
@@ -42,7 +44,7 @@ def main(options: Compare, console: Console) -> None:
         Refused: an option makes no sense, data are missing or altered, the output cannot be written.
         Broken: a worker was killed, memory ran out, or the disk is full.
     """
-    options = dataclasses.replace(options, out=options.out.expanduser())
+    options = dataclasses.replace(options, out=checks.folder_here(options.out))
     asked, workers = plan(options), options.workers or cores()
     # Before anything starts: data may be missing, or have to be decoded.
     asked = dataclasses.replace(asked, task=checks.with_data(asked.task, console))
@@ -50,7 +52,7 @@ def main(options: Compare, console: Console) -> None:
     checks.make_writable(out / "records")
     with pool(workers) as processes, making(processes, out, [asked], console, None, options.fresh) as maker:
         rows = search(asked, functools.partial(maker.records, asked))
-    console.print(_rich_table(asked, rows))
+    console.print(_rich_table(asked, rows, console.width))
     console.print(notes(asked, rows, workers))
     picture, text = (options.out / f"compare-{asked.task.name}{ending}" for ending in (".png", ".md"))
     write_picture(picture, figures.comparison(rows, _title(asked)))
@@ -70,9 +72,7 @@ def plan(options: Compare) -> Plan:
     checks.counts({"--seeds": options.seeds, "--steps": options.steps, "--workers": options.workers})
     for name, given in (("--lr", options.lr), ("--law-lr", options.law_lr)):
         _check_rates(name, given)
-    if re.match(r"\w{2,}:/", str(options.out)):
-        raise Refused(f"pictures need a folder of this machine, not {options.out}; choose another --out")
-    checks.folder(str(options.out))
+    checks.folder_here(options.out)
     rates = Rates(tuple(dict.fromkeys(options.lr)), tuple(dict.fromkeys(options.law_lr)))
     names = tuple(dict.fromkeys(map(named, options.optimizers or DEFAULTS)))
     tried = {name: trials(name, rates) for name in names}
@@ -87,7 +87,7 @@ def table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
     """What the table's numbers are, in sentences."""
     said = [
-        f"{plan.task.name}: {plan.steps:,} steps of {plan.task.batch} images. Accuracies in %,"
+        f"{plan.task.name}: {plan.steps:,} steps of {plan.task.batch} {_examples(plan)}. Accuracies in %,"
         f" {_over_seeds(plan.seeds)}; 'best valid' is the evaluation with the best validation accuracy,"
         " 'test there' the test accuracy at it.",
         _choice(rows),
@@ -96,6 +96,11 @@ def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
         said.append("* is the largest or smallest rate tried: a wider grid may do better.")
     said.append(f"ms/step is one training step without evaluation, with {workers} runs at a time.")
     return " ".join(filter(None, said))
+
+
+def _examples(plan: Plan) -> str:
+    task = plan.task
+    return f"texts of {task.context} characters" if isinstance(task, TextTask) else "images"
 
 
 def _over_seeds(seeds: int) -> str:
@@ -133,12 +138,16 @@ def _percent(values: Sequence[float]) -> str:
     return texts.over_seeds([100 * value for value in values])
 
 
-def _rich_table(plan: Plan, rows: Sequence[Row]) -> Table:
-    shown = Table(title=f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seeds")
-    for i, name in enumerate(COLUMNS):
-        shown.add_column(name, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    for cells in table(rows):
-        shown.add_row(*cells)
+def _rich_table(plan: Plan, rows: Sequence[Row], width: int) -> Table:
+    """For a terminal of so many columns; in a narrow one deviations have a line of their own."""
+    title = f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seeds"
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    narrow = width < WIDE
+    shown.add_column(COLUMNS[0], min_width=15)
+    for name in COLUMNS[1:]:
+        shown.add_column(name.replace(" ", "\n") if narrow else name, justify="right", no_wrap=True)
+    for name, *numbers in table(rows):
+        shown.add_row(name, *(text.replace(" ±", "\n±") if narrow else text for text in numbers))
     return shown
 
 

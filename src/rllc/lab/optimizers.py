@@ -146,9 +146,12 @@ def named(text: str) -> str:
     if not is_memory(text):
         memories = ' and memories: "M(0.9) + M(0)"'  # names have commas, hence semicolons between them
         raise Refused(unknown("optimizer", text, SHORT_NAMES, between="; ", also=memories))
-    notation, *dtype = text.rsplit(",", 1) if text.endswith(tuple(DTYPES)) else (text,)
+    notation, *dtype = text.rsplit(",", 1)
+    for name in map(str.strip, dtype):
+        if name not in DTYPES:
+            raise Refused(f"optimizer {text!r}: {unknown('dtype of memory units', name, DTYPES)}")
     try:
-        return ", ".join((repr(parse(notation)), *(name.strip() for name in dtype)))
+        return ", ".join((repr(parse(notation)), *map(str.strip, dtype)))
     except ValueError as reason:
         raise Refused(f"optimizer {text!r}: {reason}") from None
 

@@ -47,10 +47,10 @@ class Compare:
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """Runs for each optimizer: seeds 0, 1, ... Rates are chosen on seed 0."""
 
-    steps: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 600 for digits, else 10,000)")
-    ] = None
-    """Training steps of each run, of 128 images each."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the task's)")] = (
+        None
+    )
+    """Training steps of each run: 600 for digits, 3,000 of text, else 10,000, if not said."""
 
     lr: Annotated[tuple[float, ...], Grid] = ()
     """Learning rates to choose from, for all optimizers; with one there is no choice."""
@@ -86,7 +86,8 @@ class Run:
     one rate beside peers tuned for each of three stopping times, on four tasks).
 
     Finished runs are never repeated, long ones go on from their last checkpoint: whatever stops this
-    command, the same command goes on. Several commands may work on one folder.
+    command, the same command goes on. Several commands may work on one folder, best on other tasks or
+    optimizers each: what two have begun at the same time is done twice, and counted once.
 
     For instance:
       rllc run table1 --tasks fashion-mlp --grid short         # half an hour on two cores

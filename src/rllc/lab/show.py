@@ -54,7 +54,7 @@ class Show:
     """Also draw impulse responses and eigenvalues into this file (.png, .pdf or .svg)."""
 
 
-def main(show: Show) -> None:
+def main(show: Show, console: Console | None = None) -> None:
     """Print, and with `plot` draw, what `show` asks for.
 
     Raises:
@@ -65,7 +65,7 @@ def main(show: Show) -> None:
     fixed = FixedLaw(memory, show.law or np.ones(memory.k))
     if show.plot is not None:  # first, so that nothing is printed if this fails
         draw(fixed, show.plot)
-    console = Console()
+    console = console or Console()
     console.print(summary(fixed))
     if show.plot is not None:
         console.print(f"Drawn into {show.plot}", highlight=False, markup=False, soft_wrap=True)

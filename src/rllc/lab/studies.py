@@ -126,8 +126,8 @@ def _is_of(record: Record, best: Record) -> bool:
 
 def row_of(optimizer: str, records: Sequence[Record], ended: Sequence[Record]) -> Row:
     """The row of an optimizer's records on one task, of which `ended` are those in full."""
-    in_full = tuple(record.cell.setting for record in ended if record.cell.seed == 0)
+    in_full = dict.fromkeys(record.cell.setting for record in ended if record.cell.seed == 0)
     best = choose([record for record in ended if record.cell.seed == 0])
     chosen = tuple(record for record in ended if best and _is_of(record, best))
     tried = dict.fromkeys(record.cell.setting for record in records if record.cell.seed == 0)
-    return Row(optimizer, tuple(tried), chosen, in_full)
+    return Row(optimizer, tuple(tried), chosen, tuple(in_full))

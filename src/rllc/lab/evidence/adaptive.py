@@ -55,7 +55,7 @@ REFERENCES = (BEST, COSINE, CONTROL)
 class Result(NamedTuple):
     """One task: what was planned, and what was reached by (contender, stopping time).
 
-    `left_out` are the runs of RLLC-AdamW on other images, and longer ones.
+    `left_out` are the runs of RLLC-AdamW on other images or of other lengths.
     """
 
     plan: Adaptive

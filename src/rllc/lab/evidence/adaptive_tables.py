@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from rllc.lab.adaptive import CONTENDERS, CONTROL, Contender, Reached, at
+from rllc.lab.adaptive import CONTENDERS, Contender, Reached, at
 from rllc.lab.evidence.adaptive import (
     BEST,
     PEERS,
@@ -104,8 +104,8 @@ def _reached(results: Results, stop: int) -> Table:
         if any(c.name in column for column in columns)
     )
     said = (
-        "**Bold**: the best of all. In brackets the rate: of RLLC-AdamW and its parts, and of"
-        f" {CONTROL}, always the same; else the best of five on validation data at this step, with seed 0.",
+        "**Bold**: the best of all. In brackets the rate: of RLLC-AdamW and its parts, and of what has 0.003"
+        " in its name, always the same; else the best of five on validation data at this step, with seed 0.",
         _seeds(here, stop),
         *_edges(here, stop),
         *_left_out(here),
@@ -286,10 +286,8 @@ def _edges(results: Results, stop: int) -> list[str]:
 
 
 def _left_out(results: Results) -> list[str]:
-    apart = [f"{result.left_out} on {task}" for task, result in results.items() if result.left_out]
-    return (
-        [f"Left out: runs of {RLLC_ADAMW} on other images or longer ({', '.join(apart)})."] if apart else []
-    )
+    apart = ", ".join(f"{result.left_out} on {task}" for task, result in results.items() if result.left_out)
+    return [f"Left out: runs of {RLLC_ADAMW} on other images or of other lengths ({apart})."] if apart else []
 
 
 def _units(results: Results) -> str:

@@ -51,9 +51,13 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: BASELINES.get(name) or next(rest) for name in names}
 
 
-def unit_names(memory: str) -> list[str]:
-    """A name for each unit of a memory in canonical notation: its block, and which of the block's units."""
-    return [name for block in memory.split(" + ") for name in _names_in(block)]
+def unit_names(memory: str, k: int) -> list[str]:
+    """A name for each of k units: its block, and which of that; numbers where memory is not linear."""
+    try:
+        names = [name for block in memory.split(" + ") for name in _names_in(block)]
+    except ValueError:
+        names = []
+    return names if len(names) == k else [f"unit {j + 1}" for j in range(k)]
 
 
 def _names_in(block: str) -> list[str]:

@@ -89,7 +89,8 @@ def _accuracies(axes: Axes, rows: Sequence[Row], colour: dict[str, str]) -> None
 
 def _law(axes: Axes, row: Row, colour: str) -> None:
     paths = values(row, "law")  # (seeds, points, k)
-    for j, (unit, style) in enumerate(zip(unit_names(row.name), itertools.cycle(UNITS), strict=False)):
+    names = unit_names(row.name, paths.shape[2])
+    for j, (unit, style) in enumerate(zip(names, itertools.cycle(UNITS), strict=False)):
         line(axes, values(row, "step")[0], paths[:, :, j], colour, style, unit)
     axes.axhline(0, color=INK, linewidth=0.8, zorder=1)
     name = row.name if len(row.name) <= TITLE else row.name[: TITLE - 3] + "..."

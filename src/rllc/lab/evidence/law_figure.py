@@ -65,7 +65,7 @@ def _seeds(found: Rows, task: str) -> int:
 
 
 def _two_in_time(axes: Axes, row: Row) -> None:
-    _coefficients(axes, row, values(row, "law"), unit_names(TWO))
+    _coefficients(axes, row, values(row, "law"), unit_names(TWO, 2))
     title(axes, f"a   law of {TWO}")
     for name, step in _first_crossings(row).items():
         axes.axvline(step, color=LINES[name], linewidth=1, linestyle=":")
@@ -112,7 +112,7 @@ def _dot(axes: Axes, at: tuple[float, float], text: str, left: bool) -> None:
 
 
 def _three_in_time(axes: Axes, row: Row) -> None:
-    _coefficients(axes, row, values(row, "law"), unit_names(THREE))
+    _coefficients(axes, row, values(row, "law"), unit_names(THREE, 3))
     title(axes, f"c   law of {THREE}")
 
 
@@ -120,7 +120,7 @@ def _limit_in_time(axes: Axes, row: Row) -> None:
     """The same steps in the units of the limit of appendix A.3, by least squares under white noise."""
     p, q, laws = parse(THREE), parse(LIMIT), values(row, "law")
     lost = max(missed(p, q, law) for path in laws for law in path)
-    _coefficients(axes, row, laws @ rewriting(p, q).T, unit_names(LIMIT))
+    _coefficients(axes, row, laws @ rewriting(p, q).T, unit_names(LIMIT, 3))
     title(axes, f"d   the same steps, to {100 * lost:.1f} %, in units of {LIMIT}")
 
 

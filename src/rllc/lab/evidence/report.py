@@ -185,12 +185,7 @@ def _window(rows: Sequence[Row], name: str) -> tuple[float, float]:
 
 
 def _units(memory: str, k: int) -> list[str]:
-    """A name for each of k units; numbers for what is no memory in our notation."""
-    try:
-        names = [unit.replace("$m_{", "m").replace("}$", "") for unit in unit_names(memory)]
-    except ValueError:
-        names = []
-    return names if len(names) == k else [f"unit {j + 1}" for j in range(k)]
+    return [unit.replace("$m_{", "m").replace("}$", "") for unit in unit_names(memory, k)]
 
 
 def _rounded(value: float) -> float | None:

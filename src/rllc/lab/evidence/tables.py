@@ -184,11 +184,12 @@ def _units(found: Rows, times: Times, readings: Sequence[str]) -> Table:
     names = [name for name in study.optimizers if (task, name) in found]
     k = {name: parse(name).k for name in names}
     ms = {name: times.get((task, name), math.nan) for name in names}
+    one = next((ms[name] for name in names if k[name] == 1), math.nan)
     columns = {
         "units": {name: Entry(str(k[name])) for name in names},
         **_measured(names, found, task, (ACCURACY_AND_STD,), readings),
         "ms/step": {name: _decimal(ms[name]) for name in names},
-        "× one unit": {name: _decimal(ms[name] / ms[names[0]]) for name in names},
+        "× one unit": {name: _decimal(ms[name] / one) for name in names},
         "bytes/parameter": {name: Entry(str(BYTES * k[name])) for name in names},
         "× Adam": {name: Entry(f"{k[name] / ADAM_UNITS:g}") for name in names},
     }

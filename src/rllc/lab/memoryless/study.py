@@ -93,8 +93,9 @@ def main(options: Memoryless, console: Console) -> None:
         Refused: an option makes no sense, the step size is too large, the output cannot be written.
         Broken: the disk is full.
     """
+    out = checks.folder_here(options.out)
     planned = plan(options)
-    checks.make_writable(Folder(str(options.out)))
+    checks.make_writable(Folder(str(out)))
     found = measure(planned)
     chosen = planned.chosen
     say(console, chosen.title)
@@ -108,7 +109,7 @@ def main(options: Memoryless, console: Console) -> None:
         " the step sizes are too large for the theory.",
         style="dim",
     )
-    stem = options.out / f"memoryless-{_slug(chosen.name)}"
+    stem = out / f"memoryless-{_slug(chosen.name)}"
     write_picture(stem.with_name(stem.name + ".png"), drawing.study(chosen.title, found.measured))
     records.write(stem.with_name(stem.name + ".json"), record(planned, found))
     say(console, f"picture  {stem}.png")
