@@ -12,9 +12,9 @@ import torch
 
 from problems import EIGHT
 from rllc import parse, reference
-from rllc.law import Cutoff, GramianRidge, LawStep, Ridge
+from rllc.law import SEEKING, Cutoff, GramianRidge, LawStep, Ridge
 from rllc.memory import Adam, union
-from rllc.optax import averaged_params, rllc, rllc_adamw, scale_by_rllc
+from rllc.optax import averaged_params, law_report, rllc, rllc_adamw, scale_by_rllc, unit
 from rllc.torch import RLLC
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -474,12 +474,35 @@ def test_gradients_go_through_every_step_of_the_law(make):
 
         def body(carry, loud):
             params, state = carry
-            updates, state = tx.update(gradient_of_loss(params) * loud, state, params)
+            g = jnp.append(gradient_of_loss(params[:2]), 0.0) * loud  # of the third it is always zero
+            updates, state = tx.update(g, state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        return loss(jax.lax.scan(body, (x[1:], tx.init(x[1:])), jnp.array([1.0, 0.0, 1.0]))[0][0])
+        return loss(jax.lax.scan(body, (x[1:], tx.init(x[1:])), jnp.array([1.0, 0.0, 1.0]))[0][0][:2])
 
-    assert_has_gradient(final, np.array([0.05, 0.7, -0.4]), atol=1e-8)
+    assert_has_gradient(final, np.array([0.05, 0.7, -0.4, 0.3]), atol=1e-8)
+
+
+def test_a_gain_that_is_nothing_but_rounding_has_no_delay(float32):
+    """(0.03, -0.09) of units whose gains are 10 and 10/3."""
+    tx = rllc("M(0.9) + M(0.7)", 0.1, 0.0, law=(0.03, -0.09))
+    report = law_report(tx.init(jnp.ones(2)), memory="M(0.9) + M(0.7)")
+    assert abs(report["gain"]) < 1e-6 and np.isnan(report["mean_delay"])
+
+
+def test_a_correction_that_is_no_number_skips_the_step():
+    """In the search no law is made of it, which grew for ever."""
+    tx = rllc_adamw()
+    params = jnp.ones(2)
+    state = tx.init(params)
+    for size in (1e20, 1.0, 1.0):
+        _, state = tx.update(size * params, state, params)
+    assert np.isfinite(state[0][0].progress).all()
+    bad = rllc(unit(optax.scale_by_adam(), metric=lambda hidden, u: u * jnp.nan), 0.1, 0.1, law_step=SEEKING)
+    state = bad.init(params)
+    for _ in range(3):
+        updates, state = bad.update(params, state, params)
+    assert state[0].skipped > 0 and np.isfinite(state[0].progress).all() and not np.any(updates)
 
 
 @pytest.mark.parametrize(

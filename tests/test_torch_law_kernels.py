@@ -56,7 +56,9 @@ class Books:
 
     def by_torch(self, found):
         taking = [True] * len(self.groups)
-        return stepping.on_device(self.solver, self.there, self.shares, found, taking, None)
+        return stepping.on_device(
+            self.solver, self.there, self.shares[0].group, self.shares, found, taking, None
+        )
 
     def by_triton(self, learn, found):
         rounding = stepping._rounding(self.solver, self.shares)
@@ -66,7 +68,7 @@ class Books:
     def on_host(self, found, learn=None):
         passes = self.shares[0].passes._replace(learn=learn)
         shares = [share._replace(passes=passes) for share in self.shares]
-        return stepping.on_host(self.solver, shares, found, [True] * len(shares), None)
+        return stepping.on_host(self.solver, shares[0].group, shares, found, [True] * len(shares), None)
 
 
 def sums_of(k_and_one, shares, seed):

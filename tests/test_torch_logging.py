@@ -100,5 +100,5 @@ def test_what_has_no_law_is_refused():
     p = nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match="SGD has no law; give an RLLC"):
         LawLogger(optim.SGD([p], 0.1), Recorder())
-    with pytest.raises(ValueError, match="every must be 1 or more steps, got 0"):
+    with pytest.raises(ValueError, match="every must be a whole number, 1 or more, got 0"):
         LawLogger(RLLCAdamW([p]), Recorder(), 0)

@@ -44,6 +44,7 @@ __all__ = [
     "correction",
     "in_scale",
     "plain_frame",
+    "root",
 ]
 
 Array = Any  # an array of numpy, torch or jax.numpy: the caller's
@@ -75,7 +76,7 @@ class Sums(NamedTuple):
 
     def gradient_size(self, xp: ModuleType) -> Array:
         """|g|, ()."""
-        return _root(xp, self.gg) * self.gradient_scale
+        return root(xp, self.gg) * self.gradient_scale
 
 
 class Frame(NamedTuple):
@@ -193,7 +194,7 @@ class DiagonalRidge:
     def solve(self, xp: ModuleType, sums: Sums, rounding: float) -> Array:
         """(k,) the coefficients of the projection of g / τ on U."""
         W, eps = sums.W, self.eps
-        size = _root(xp, xp.diagonal(W))
+        size = root(xp, xp.diagonal(W))
         scale = xp.where(size > 0, 1 / xp.where(size > 0, size, 1.0), 0.0)
         correlation = W * scale[:, None] * scale[None, :]
         # A zero unit has no correlation with itself either; its one keeps the matrix regular.
@@ -223,7 +224,7 @@ class LawStep:
 
     A network that has learned all its data says forever that steps should be longer, until they break it:
     hence that bound, and where a gradient is QUIET, a hundredth of the mean size of all so far, no law grows,
-    and no relative step makes it longer.
+    and without growth no relative step makes it longer.
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
@@ -256,7 +257,7 @@ class LawStep:
         once it is found; if it grows or steps are relative, the mean of |g| over all steps.
 
         Args:
-            rate: c2; with 0 the law stays, and does not grow either.
+            rate: c2; with 0 the law stays, and neither grows nor finds its size.
             gradient: |g|, ().
             progress: (PROGRESS,) zeros before the first step.
         """
@@ -270,7 +271,7 @@ class LawStep:
         if self.growth:
             along = xp.sum(law * x) / xp.where(length > 0, length, 1.0)
             mean = self.smoothing * mean + (1 - self.smoothing) * along
-            ripe = (size == 0) & (mean <= 0) & (t >= self.window)
+            ripe = (size == 0) & (mean <= 0) & (t >= self.window) & (rate > 0)
             size = xp.where(ripe, length, size)
             s = xp.where(size > 0, size, 1.0)
             grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
@@ -336,7 +337,7 @@ def in_scale(
         W: (k, k) the units' inner products, in the metric if there is one.
         last_size: |g| of the last gradient that memory has taken in.
     """
-    lengths = [*_root(xp, xp.diagonal(W)), last_size]  # LAST_GRADIENT is the last of them
+    lengths = [*root(xp, xp.diagonal(W)), last_size]  # LAST_GRADIENT is the last of them
     of_one = xp.ones_like(last_size)
     over = [of_one if i is None else lengths[i] for i in yardsticks]
     own = [of_one if i is None else length for i, length in zip(yardsticks, lengths[:-1], strict=True)]
@@ -435,10 +436,10 @@ def _within(xp: ModuleType, x: Array, bound: Array) -> Array:
 
 
 def _length(xp: ModuleType, x: Array) -> Array:
-    return _root(xp, xp.sum(x * x))
+    return root(xp, xp.sum(x * x))
 
 
-def _root(xp: ModuleType, square: Array) -> Array:
+def root(xp: ModuleType, square: Array) -> Array:
     """Its square root, whose derivative at zero is taken as zero."""
     return xp.where(square > 0, xp.sqrt(xp.where(square > 0, square, 1.0)), square)
 

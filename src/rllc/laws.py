@@ -162,7 +162,8 @@ class FixedLaw:
 
 def is_no_gain(r0: Any, law: Any) -> Any:
     """Whether the gains of laws (..., k) are zero up to rounding: units of gains r0 (k,) cancel in them."""
-    return abs(law @ r0) <= 1e-12 * (abs(law) @ abs(r0))
+    rounding = max(1e-12, 8 * float(np.finfo(law.dtype).eps))
+    return abs(law @ r0) <= rounding * (abs(law) @ abs(r0))
 
 
 def sgd(lr: float) -> FixedLaw:

@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 
 from rllc.checks import check_nonnegative, check_share, is_number
+from rllc.law import root
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 
@@ -147,7 +148,7 @@ class Adam(MemoryRule):
         v = self.b2 * v + (1 - self.b2) * g * g
         hidden = m, v, t + 1
         size = self._size(xp, hidden)
-        direction = m / (1 - self.b1 ** (t + 1)) / xp.where(size > 0, size, xp.ones_like(size))
+        direction = m / (1 - self.b1 ** (t + 1)) / xp.where(size == 0, xp.ones_like(size), size)
         return (direction,), hidden
 
     def metric(self, xp: ModuleType, unit: Array, hidden: Arrays) -> Array:
@@ -156,7 +157,7 @@ class Adam(MemoryRule):
     def _size(self, xp: ModuleType, hidden: Arrays) -> Array:
         """√v̂ + eps: the diagonal of P⁻¹."""
         _, v, t = hidden
-        return xp.sqrt(v / (1 - self.b2 ** xp.where(t > 0, t, xp.ones_like(t)))) + self.eps
+        return root(xp, v / (1 - self.b2 ** xp.where(t > 0, t, xp.ones_like(t)))) + self.eps
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class AdaptiveMomentum(MemoryRule):
         self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
     ) -> tuple[Arrays, Arrays]:
         (m,), (n, b) = units, hidden
-        size = xp.sqrt(xp.sum(g * g)) * xp.sqrt(xp.sum(n * n))
+        size = root(xp, xp.sum(g * g)) * root(xp, xp.sum(n * n))
         cosine = xp.sum(g * n) / xp.where(size > 0, size, xp.ones_like(size))
         b = xp.clip(b + self.rate * cosine, -LARGEST_LOGIT, LARGEST_LOGIT)
         beta = 1 / (1 + xp.exp(-b))

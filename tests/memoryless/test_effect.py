@@ -145,6 +145,18 @@ def test_memory_that_does_not_decay_is_measured_and_warned_of():
     assert decay(Linear(laws.sgd(1.0)).method(lambda x: x), x) == 0
 
 
+def test_where_a_root_has_no_derivative_decay_says_so_and_our_own_has_one():
+    x, grad = jnp.array([0.5, 2.0]), lambda x: x * jnp.array([1.0, 0.0])
+    with pytest.raises(ValueError, match=r"no derivative here.*eps_root"):
+        decay(from_optax(optax.adam(0.1), grad, 0.1), x)
+    form = Adam(0.9, 0.99, 1e-3, outside=True)
+    general = correction(form.method(grad), 6)(x)
+    coefficients = form.coefficients(6)
+    known = form.terms(grad, type(coefficients)(*(c[6] for c in coefficients)), x).correction
+    np.testing.assert_allclose(general, known, rtol=1e-6)
+    assert general[1] == 0 != general[0]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("beta", [1e-3, 0.3, 0.5, 0.8, 0.99])
 def test_decay_is_measured_where_old_gradients_underflow(dtype, beta):

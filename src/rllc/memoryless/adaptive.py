@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc.checks import check_nonnegative, is_number, whole_number
+from rllc.law import root
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, scale
 from rllc.propagator import Array
@@ -112,7 +113,7 @@ class Adam:
         return Method(init, step)
 
     def _root(self, v: jax.Array) -> jax.Array:
-        return jnp.sqrt(v) + self.eps if self.outside else jnp.sqrt(v + self.eps)
+        return root(jnp, v) + self.eps if self.outside else jnp.sqrt(v + self.eps)
 
     def _size(self, g: Any) -> Any:
         """R, of a gradient g."""
@@ -130,7 +131,7 @@ class Adam:
     def stationary(self) -> Delays:
         """For n -> ∞."""
         first = self.beta1 / (1 - self.beta1) * (self.beta1 if self.nesterov else 1)
-        return Delays(np.float64(first), np.float64(self.beta2 / (1 - self.beta2)))
+        return Delays(first, self.beta2 / (1 - self.beta2))
 
     def terms(self, grad: Gradient, coefficients: Delays, theta: Params) -> Terms:
         """F_n(θ) and corr_n(θ) for the coefficients of one n: one gradient and one Hessian product."""

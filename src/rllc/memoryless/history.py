@@ -219,10 +219,15 @@ def decay(method: Method, theta: Params, n: int = 512) -> float:
         n: steps, longer than a fast part of memory takes to vanish; at least 8.
 
     Raises:
-        ValueError: n is less than 8.
+        ValueError: n is less than 8, or the method has no derivative at theta.
     """
     check_count("n", n, least=8)
     sizes, tiny = _sensitivities(method, theta, n), float(jnp.finfo(_real_dtype(theta)).tiny)
+    if not np.isfinite(sizes).all():
+        raise ValueError(
+            "the method has no derivative here, as the root of a gradient's entry that is zero has none; give"
+            " it an eps within its root (optax: eps_root), or another point"
+        )
     oldest = np.argmax(sizes > tiny)
     if sizes[oldest] < 1e10 * tiny:  # what is older has underflowed: memory that ends ends higher up
         sizes = sizes[oldest:]

@@ -136,6 +136,10 @@ def _check_new(members: Members, g: Any, new: Sequence[Sequence[Any]]) -> None:
     before, reference = "the gradient", g
     for member, units in zip(members, new, strict=True):
         for unit in units:
+            if any(map(jnp.iscomplexobj, jax.tree.leaves(unit))) and not any(
+                map(jnp.iscomplexobj, jax.tree.leaves(g))
+            ):
+                raise ValueError(f"a unit of {member.name} is complex, and the parameters are real")
             check_alike(f"a unit of {member.name}", unit, before, reference)
             before, reference = f"one of {member.name}", unit
 

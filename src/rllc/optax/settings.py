@@ -44,7 +44,9 @@ def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
 def next_law(
     settings: Settings, laws: Spread, state: Any, x: jax.Array, sums: Sums, sound: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """L after the correction x, the progress of its steps, and whether to take it: sound and L not lost."""
+    """L after the correction x, the progress of its steps, and whether to take it: sound, all of it finite
+    and L not lost.
+    """
     rate = settings.law_learning_rate
     c2 = rate(state.count) if callable(rate) else rate
     dtype = state.law.dtype
@@ -56,7 +58,8 @@ def next_law(
         return law.astype(dtype), progress.astype(dtype)
 
     law, progress = each(laws, taken, state.law, x, sums.gradient_size(jnp), state.progress)
-    return shared((law, progress, (jnp.abs(law) < LOST).all() & sound))
+    found = jnp.isfinite(x).all() & jnp.isfinite(progress).all() & (jnp.abs(law) < LOST).all()
+    return shared((law, progress, found & sound))
 
 
 def uphill(

@@ -17,6 +17,7 @@ from rllc.law import SEEKING, LawStep, check_law_step
 from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
+from rllc.torch.averaging import own_groups
 from rllc.torch.one_unit import OneUnit, Rule
 from rllc.torch.parts import Part, Unit, real
 from rllc.torch.shards import Spread
@@ -112,7 +113,7 @@ class RLLCAdamW(OneUnit):
             "maximize": maximize,
         }
         books = one_unit.books(self._memory, law, law_lr)
-        super().__init__(params, defaults)
+        super().__init__(own_groups(params), defaults)
         self.param_groups[0] |= books
         self._open_average(average, buffers)
 
@@ -212,6 +213,7 @@ class RLLCAdamW(OneUnit):
             gradient = list(map(shards.gradient, params, gradient))
             params, *memory = (list(map(shards.local, unit)) for unit in (params, *memory))
         if any(dtype.is_complex for dtype in {p.dtype for p in params}):
+            gradient = list(map(Tensor.resolve_conj, gradient))
             params, gradient, *memory = (list(map(real, unit)) for unit in (params, gradient, *memory))
         numbers = list(range(len(params)))
         part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)

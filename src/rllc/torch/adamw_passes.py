@@ -129,7 +129,8 @@ def _sums_by_foreach(part: Part, scales: Array) -> Array:
         torch._foreach_add_(size, eps)
         unit = torch._foreach_div(m, size)
         pairs = (torch._foreach_mul(unit, of_metric), m), (torch._foreach_mul(unit, of_gradient), g), (g, g)
-        total += torch.stack([(_row(x) * _row(y)).sum(dtype=torch.float64) for x, y in pairs])
+        found = torch.stack([(_row(x) * _row(y)).sum(dtype=torch.float64) for x, y in pairs])
+        total += found.to(device)
     return total.cpu().numpy()
 
 

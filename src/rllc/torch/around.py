@@ -302,7 +302,7 @@ def _check_base(base: Any) -> None:
 
 def _plain(tensor: Tensor) -> Tensor:
     """What of a tensor is here, as real numbers of at least float32; integers as they are."""
-    here = real(shards.local(tensor))
+    here = real(shards.local(tensor).resolve_conj())
     return here.to(wide_dtype(here)) if here.is_floating_point() else here
 
 

@@ -32,7 +32,16 @@ from torch import Tensor, nn
 from rllc.torch import shards
 from rllc.torch.parts import numbered, params_of, wide_dtype
 
-__all__ = ["Averaging"]
+__all__ = ["Averaging", "own_groups"]
+
+AVERAGE = ("average", "averaged", "buffers", "evaluating", "training_buffers")  # in the first group
+
+
+def own_groups(params: Iterable[Any]) -> Any:
+    """Parameters, or groups as copies: law and average go into these, and the caller's can be used again."""
+    if isinstance(params, Tensor):
+        return params  # which torch refuses
+    return [dict(group) if isinstance(group, dict) else group for group in params]
 
 
 class Averaging(torch.optim.Optimizer):
@@ -115,6 +124,8 @@ class Averaging(torch.optim.Optimizer):
         books: dict[str, Any] = {}
 
         def check(_: Any, state: dict[str, Any]) -> None:
+            if _sizes(state["param_groups"]) != _sizes(self.param_groups):
+                return  # torch itself says so
             books.update(self._checked(state))
             _check_saved(state, ours, self._buffers)
             taken.append(state)
@@ -154,6 +165,8 @@ class Averaging(torch.optim.Optimizer):
         """
         self._net = buffers if isinstance(buffers, nn.Module) else None
         self._kept = []
+        for name in AVERAGE:  # of an optimizer that was around the same base before
+            self.param_groups[0].pop(name, None)
         if power is None:
             return
         if isinstance(power, bool | str) or not 0 <= power < math.inf:
@@ -266,6 +279,10 @@ class Averaging(torch.optim.Optimizer):
                 self.state[p]["average"] = kept.detach().to(p.device, wide_dtype(p), copy=True)
 
 
+def _sizes(groups: Sequence[dict[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
+
+
 def _power(group: dict[str, Any]) -> float | None:
     return group.get("average")
 
@@ -311,7 +328,11 @@ def _mix(averages: list[Tensor], new: Sequence[Tensor], weight: float | Tensor) 
     wide = [x.detach().to(average.dtype) for x, average in zip(new, averages, strict=True)]
     if isinstance(weight, Tensor):
         moved = torch._foreach_sub(wide, averages)
-        torch._foreach_mul_(moved, weight.to(averages[0]))
+        kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        for t in moved:
+            kinds.setdefault((t.device, t.dtype.to_real()), []).append(t)
+        for kind, own in kinds.items():
+            torch._foreach_mul_(own, weight.to(*kind))
         torch._foreach_add_(averages, moved)
     else:
         torch._foreach_lerp_(averages, wide, weight)

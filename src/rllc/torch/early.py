@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -42,9 +43,15 @@ class EarlySums:
 
     def watch(self, params: Iterable[Tensor]) -> None:
         """Take the sums of these parameters from now on."""
+        this = weakref.ref(self)  # or parameters would keep an optimizer that is no more used
+
+        def take(p: Tensor) -> None:
+            if (early := this()) is not None:
+                early._take(p)
+
         for p in params:
             if p not in self._watched and p.requires_grad:
-                p.register_post_accumulate_grad_hook(self._take)
+                p.register_post_accumulate_grad_hook(take)
                 self._watched.add(p)
 
     def forget(self) -> None:

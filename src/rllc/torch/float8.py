@@ -26,7 +26,7 @@ from rllc.torch.forloop import Basis
 from rllc.torch.parts import Part, real
 from rllc.torch.passes import Step
 
-__all__ = ["DTYPE", "advance", "begin", "converted", "decoded", "encoded", "gram"]
+__all__ = ["DTYPE", "advance", "as_numbers", "begin", "converted", "decoded", "encoded", "gram"]
 
 DTYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(DTYPE).max
@@ -83,6 +83,14 @@ def _cut(shape: torch.Size) -> tuple[int, int]:
     return blocks, math.ceil(columns / blocks)
 
 
+def as_numbers(state: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    """Units of the state of a parameter, decoded if they are codes."""
+    units = [state[name] for name in names]
+    if units[0].dtype != DTYPE:
+        return units
+    return [decoded(codes, state[scale]) for codes, scale in zip(units, _scales(names), strict=True)]
+
+
 # --- The state of a parameter -----------------------------------------------------------------------------
 
 
@@ -101,7 +109,7 @@ def converted(
     coded, wanted = kept[names[0]].dtype == DTYPE, dtype == DTYPE and _takes(like)
     if coded and wanted:
         return {name: kept[name].to(p.device) for name in (*names, *scales)}
-    units = {name: kept[name] for name in names}
+    units = {name: real(kept[name]) for name in names}
     if coded:
         pairs = [
             (shards.local(kept[name]), shards.local(kept[scale]))

@@ -64,7 +64,8 @@ def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
     """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
     found = [_gram_in(batch, basis) for batch in batches]
-    return found[0] if len(found) == 1 else sum(found, start=torch.zeros((basis.shape[1],) * 2).double())
+    nothing = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device="cpu")
+    return found[0] if len(found) == 1 else sum(found, start=nothing)
 
 
 def _gram_in(batch: Batch, basis: Array) -> Tensor:
@@ -86,8 +87,15 @@ def advance(batches: Sequence[Batch], step: Step) -> None:
 def _kind(theta: Tensor, vectors: Sequence[Tensor]) -> Kind | None:
     *memory, gradient = vectors
     kind = memory[0].dtype, gradient.dtype, theta.dtype
+    if not all(t.is_cpu and _is_plain(t) for t in (theta, *vectors)):
+        return None
     is_taken = kind in TAKEN and all(m.dtype == kind[0] for m in memory) and one_layout([theta, *vectors])
     return kind if is_taken else None
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Not a subclass that wraps others and has no entries at its own address."""
+    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
 
 def _batch(kind: Kind | None, part: Part) -> Batch:

@@ -109,7 +109,7 @@ def _take(
     if growth:
         along = _dot(law, x) / (length if length > 0 else 1.0)
         progress[1] = smoothing * progress[1] + (1 - smoothing) * along
-        if progress[2] == 0 and progress[1] <= 0 and progress[0] >= window:
+        if progress[2] == 0 and progress[1] <= 0 and progress[0] >= window and rate > 0:
             progress[2] = length
         s = bound = progress[2]
         if not s > 0:

@@ -120,7 +120,7 @@ def _taken(
     if growth > 0:
         along = tl.sum(law * x, 0) / tl.where(length > 0, length, 1.0)
         mean = smoothing * mean + (1 - smoothing) * along
-        ripe = (size == 0) & (mean <= 0) & (t >= window)
+        ripe = (size == 0) & (mean <= 0) & (t >= window) & (rate > 0)
         size = tl.where(ripe, length, size)
         s = tl.where(size > 0, size, 1.0)
         move = rate_now * s * x

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rllc.checks import whole_number
 from rllc.laws import FixedLaw
-from rllc.torch import shards
+from rllc.torch import float8, shards
 from rllc.torch.parts import real
 
 __all__ = ["LawLogger", "Writer"]
@@ -59,9 +60,8 @@ class LawLogger:
     ) -> None:
         if not hasattr(optimizer, "law"):
             raise ValueError(f"{type(optimizer).__name__} has no law; give an RLLC, RLLC.around or RLLCAdamW")
-        if every < 1:
-            raise ValueError(f"every must be 1 or more steps, got {every}")
-        self.writer, self.every, self.steps = writer, every, steps_before
+        self.writer, self.steps = writer, steps_before
+        self.every = whole_number("every", every, least=1)
         self._handle = optimizer.register_step_post_hook(self._after)
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ def _condition(optimizer: Any, names: list[str]) -> Iterator[tuple[str, float]]:
         if shards.in_shards(p):
             return
         if names[0] in state:
-            M = torch.stack([real(state[name]).double().ravel() for name in names])
+            M = torch.stack([real(unit).double().ravel() for unit in float8.as_numbers(state, names)])
             W += (M @ M.T).cpu().numpy()
     size = np.sqrt(np.diagonal(W))
     if size.all() and np.isfinite(size).all():

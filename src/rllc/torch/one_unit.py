@@ -111,7 +111,7 @@ def books(memory: str, law: ArrayLike | Tensor, law_lr: float | Tensor) -> dict[
     first = _law.initial_law(np.atleast_1d(saved.numpy(law)), 1)
     return {
         "memory": memory,
-        "law": torch.tensor(first, dtype=torch.float64),
+        "law": torch.tensor(first, dtype=torch.float64, device="cpu"),
         "law_lr": law_lr,
         "progress": (0.0,) * _law.PROGRESS,
         "last_size": 0.0,
@@ -202,5 +202,5 @@ def everywhere(spread: Spread | None, sums: Array, taking: bool) -> tuple[Array,
     """The sums of all processes, each over the number of its copies, and whether any has a gradient."""
     if spread is None:
         return sums, taking
-    total, anyone = shards.total(spread, torch.from_numpy(sums), torch.tensor([taking]))
+    total, anyone = shards.total(spread, torch.from_numpy(sums), torch.tensor([taking], device="cpu"))
     return total.numpy(), bool(anyone)

@@ -17,7 +17,7 @@ from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 from rllc.torch import early, float8, learning, rules, saved, selection, shards, stepping
 from rllc.torch.around import Around
-from rllc.torch.averaging import Averaging
+from rllc.torch.averaging import Averaging, own_groups
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
 from rllc.torch.parts import Part, Unit, cut, params_of, real
@@ -165,7 +165,7 @@ class RLLC(Averaging):
             "memory": rules.named(self._rule) if self._rule else repr(self.memory),
             "scope": scope,
         }
-        super().__init__(params, defaults)
+        super().__init__(own_groups(params), defaults)
         learned = saved.fresh(self.first_law, self._scopes())
         self.param_groups[0] |= saved.books(learned, seed if memory_dtype in ROUNDED else None)
         self._open_average(average, buffers)
@@ -229,12 +229,14 @@ class RLLC(Averaging):
         own = [self._sums(share) for share in shares]
         sums = torch.stack(own) if len(own) > 1 else own[0][None]
         sound = stepping.sound(shares, sums)
+        keeper = self.param_groups[0]
         seen: Sequence[bool] | Tensor = taking
         if self._spread is not None:
             sums, seen, sound = stepping.of_all(self._spread, sums, taking, sound)
         if on_device:
-            self._step_average(stepping.on_device(self._solver, self._constants, shares, sums, seen, sound))
-        elif stepping.on_host(self._solver, shares, sums, seen, sound):
+            ok = stepping.on_device(self._solver, self._constants, keeper, shares, sums, seen, sound)
+            self._step_average(ok)
+        elif stepping.on_host(self._solver, keeper, shares, sums, seen, sound):
             self._step_average()
         if self._early:
             self._early.forget()
@@ -405,6 +407,7 @@ class RLLC(Averaging):
             gradient = list(map(shards.gradient, owners, gradient))
             params, hidden, *memory = ([shards.local(t) for t in unit] for unit in (owners, hidden, *memory))
         if any(dtype.is_complex for dtype in {p.dtype for p in params}):
+            gradient = [g.resolve_conj() for g in gradient]
             params, gradient, *memory = ([real(t) for t in unit] for unit in (params, gradient, *memory))
         return Part(params, gradient, memory, numbers, [0] * len(numbers), cut(hidden, counts), owners)
 
@@ -418,7 +421,9 @@ class RLLC(Averaging):
 
     def _sums_of_one(self, p: Tensor) -> Tensor:
         """Of one parameter and its gradient, in the backward pass."""
-        [group] = [group for group in self.param_groups if any(p is q for q in group["params"])]
+        group = next((g for g in self.param_groups if any(p is q for q in g["params"])), None)
+        if group is None:  # it has been removed, and its sums will not be asked for
+            return torch.zeros(())
         passes = self._passes(group)
         share = stepping.share(group, self._part(group | {"params": [p]}), passes)
         return stepping.sums(self._solver, share, self._home)

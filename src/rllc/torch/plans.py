@@ -38,14 +38,15 @@ def planned(
 
 
 def held(plan: Plan | None, part: Part) -> Plan | None:
-    """The plan, if there is one and it holds for this part; else None, once all shapes are seen to fit.
+    """The plan, if there is one and it holds for this part; else None, once shapes and devices fit.
 
     Raises:
-        RuntimeError: memory or a gradient has another shape than its parameter, and kernels go by addresses.
+        RuntimeError: memory or a gradient has another shape than its parameter, or is on another device, and
+            kernels go by addresses.
     """
     if plan is not None and _holds(plan, part):
         return plan
-    _check_shapes(part)
+    _check_places(part)
     return None
 
 
@@ -63,9 +64,14 @@ def _holds(plan: Plan, part: Part) -> bool:
     )
 
 
-def _check_shapes(part: Part) -> None:
+def _check_places(part: Part) -> None:
     for i, theta in enumerate(part.params):
         for t in part.vectors(i):
+            if t.device != theta.device:
+                raise RuntimeError(
+                    f"a parameter on {theta.device} has memory or a gradient on {t.device}: it was moved;"
+                    " opt.load_state_dict(opt.state_dict()) takes memory along"
+                )
             if t.shape != theta.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(theta.shape)} has memory or a gradient of shape"

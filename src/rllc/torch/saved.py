@@ -16,7 +16,7 @@ from torch import Tensor
 from rllc.law import PROGRESS
 from rllc.torch import float8
 from rllc.torch.learning import Learned
-from rllc.torch.parts import numbered
+from rllc.torch.parts import numbered, real
 
 __all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "progress", "restore"]
 
@@ -32,15 +32,16 @@ def books(learned: Learned, seed: int | None, *, skipped: int = 0, draws: int = 
 
     A draw is a stochastic rounding of all units; its seed is None for units that are rounded to nearest.
     """
-    kept = {name: torch.tensor(x, dtype=torch.float64) for name, x in learned._asdict().items()}
-    return kept | {"skipped": torch.tensor(skipped), "seed": seed, "draws": torch.tensor(draws)}
+    kept = {name: torch.tensor(x, dtype=torch.float64, device="cpu") for name, x in learned._asdict().items()}
+    counts = {name: torch.tensor(n, device="cpu") for name, n in (("skipped", skipped), ("draws", draws))}
+    return kept | counts | {"seed": seed}
 
 
 def add_scopes(keeper: dict[str, Any], law: np.ndarray, count: int) -> None:
     """Fresh laws after those in the books, until there are `count`."""
     more = fresh(law, (count - len(keeper["law"]),))
     for name, x in more._asdict().items():
-        keeper[name] = torch.cat([keeper[name], torch.tensor(x).to(keeper[name])])
+        keeper[name] = torch.cat([keeper[name], torch.from_numpy(x).to(keeper[name])])
 
 
 def checked(
@@ -105,7 +106,7 @@ def restore(
             continue
         state.update({name: kept[name].to(p.device) for name in hidden})
         if dtype is not None:
-            state.update({name: kept[name].to(device=p.device, dtype=dtype) for name in units})
+            state.update({name: real(kept[name]).to(device=p.device, dtype=dtype) for name in units})
 
 
 def numpy(x: ArrayLike | Tensor) -> np.ndarray:

@@ -32,7 +32,7 @@ def sent(device: torch.device, values: Any, key: Hashable = None) -> Tensor:
     place, capturing = (device, key), device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     found = _kept.get(place)
     if found is None:
-        host = torch.tensor(values() if callable(values) else values)
+        host = torch.tensor(values() if callable(values) else values, device="cpu")
         if device.type == "cuda":
             host = host.pin_memory()
         found = host.to(device, non_blocking=True)

@@ -122,6 +122,7 @@ def of_all(
 
 def on_host(
     solver: Solver,
+    keeper: dict[str, Any],
     shares: Sequence[Share],
     sums: Tensor,
     taking: Sequence[bool] | Tensor,
@@ -130,21 +131,22 @@ def on_host(
     """Laws, memory and parameters from the sums of all shares; or False, and one more step is skipped.
 
     Args:
+        keeper: the group that has the books.
         taking: of each share, whether any process has a gradient for it; without one it is no step.
         sound: as `sound` says, of all processes.
 
     Raises:
         RuntimeError: all gradients are finite, but not what a memory rule made; nothing has changed.
     """
-    keeper, found = shares[0].group, sums.numpy()
+    found = sums.numpy()
     if not any(taking):
         return False
     # Of what is not finite the gradient's own sums tell whether it is to blame.
     if sound is not None and not sound and np.isfinite(found[:, -1]).all():
         raise RuntimeError(f"{rules.first_fault([share.work for share in shares])}; nothing has changed")
-    learned = _learned_by_kernel(solver, shares, found)
+    learned = _learned_by_kernel(solver, keeper, shares, found)
     if learned is None:
-        learned = _learned(solver, shares, _scopes(shares, taking), found)
+        learned = _learned(solver, keeper, shares, _scopes(shares, taking), found)
     if not learned:
         keeper["skipped"] += 1
         return False
@@ -162,9 +164,11 @@ def on_host(
     return True
 
 
-def _learned_by_kernel(solver: Solver, shares: Sequence[Share], found: np.ndarray) -> bool | None:
+def _learned_by_kernel(
+    solver: Solver, keeper: dict[str, Any], shares: Sequence[Share], found: np.ndarray
+) -> bool | None:
     """Whether the one law has been corrected; None if it has no kernel, or not for all shares' passes."""
-    keeper, learn = shares[0].group, shares[0].passes.learn
+    learn = shares[0].passes.learn
     if learn is None or not learning.has_kernel(solver, keeper["law"]):
         return None
     if any(share.passes is not shares[0].passes for share in shares):
@@ -178,10 +182,14 @@ def _learned_by_kernel(solver: Solver, shares: Sequence[Share], found: np.ndarra
 
 
 def _learned(
-    solver: Solver, shares: Sequence[Share], scopes: dict[int, list[int]], found: np.ndarray
+    solver: Solver,
+    keeper: dict[str, Any],
+    shares: Sequence[Share],
+    scopes: dict[int, list[int]],
+    found: np.ndarray,
 ) -> bool:
     """Whether all laws have been corrected, or none."""
-    laws = _stacked(shares[0].group[name].numpy() for name in Learned._fields)
+    laws = _stacked(keeper[name].numpy() for name in Learned._fields)
     learned = {}
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
@@ -202,14 +210,14 @@ def _learned(
 def on_device(
     solver: Solver,
     there: Constants,
+    keeper: dict[str, Any],
     shares: Sequence[Share],
     found: Tensor,
     taking: Sequence[bool] | Tensor,
     sound: Tensor | None,
 ) -> Tensor:
     """The same, decided where the parameters are, 0-d bool; what rules must not store is skipped too."""
-    keeper = shares[0].group
-    if learn := _kernel(solver, shares, sound, taking):
+    if learn := _kernel(solver, keeper["law"], shares, sound, taking):
         ok, steps = learn(solver, there, [share.group for share in shares], found, _rounding(solver, shares))
         for share, step in zip(shares, steps, strict=True):
             if share.part.params:
@@ -225,7 +233,7 @@ def on_device(
     scopes = _scopes(shares, taking if said is None else [True] * len(shares))
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
-        rates = [share.group["law_lr"] for share in members]
+        rates = [_number(share.group["law_lr"]) for share in members]
         its = finite if len(own) == len(shares) else torch.stack([finite[i] for i in own])
         before = _of(laws, scope)
         learned[scope] = learning.learn_on_device(
@@ -247,17 +255,26 @@ def on_device(
     structure = when_skipped(solver.structure)
     for group, part, passes, work, _, scope, *_ in shares:
         if part.params:
-            keep = 1 - group["lr"] * group["weight_decay"] * ok.double()
-            weights = torch.where(ok, -group["lr"] * laws.law[scope], 0.0)
+            lr, decay = _number(group["lr"]), _number(group["weight_decay"])
+            keep = 1 - lr * decay * ok.double()
+            weights = torch.where(ok, -lr * laws.law[scope], 0.0)
             passes.advance(work, Step(B, learning.fed(solver, group), keep, weights, structure, ok, draw))
     return ok
 
 
+def _number(rate: float | Tensor) -> float | Tensor:
+    """A tensor of one entry as 0-d."""
+    return rate.reshape(()) if isinstance(rate, Tensor) else rate
+
+
 def _kernel(
-    solver: Solver, shares: Sequence[Share], sound: Tensor | None, taking: Sequence[bool] | Tensor
+    solver: Solver,
+    law: Tensor,
+    shares: Sequence[Share],
+    sound: Tensor | None,
+    taking: Sequence[bool] | Tensor,
 ) -> Callable[..., tuple[Tensor, list[Step]]] | None:
     """One kernel that does the rest of `on_device`, if there is one for this step."""
-    law = shares[0].group["law"]
     if not law.is_cuda or torch.compiler.is_compiling() or not selection.has_triton():
         return None
     is_alone = sound is None and not isinstance(taking, Tensor) and all(s.room is None for s in shares)

@@ -1,0 +1,240 @@
+"""Odd but legal: tensors that have moved or wrap others, empty groups, groups used twice, other defaults."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
+
+from rllc.law import SEEKING
+from rllc.torch import RLLC, RLLCAdamW
+from rllc.torch.logging import LawLogger
+from same import same
+
+MAKE = {
+    "RLLC": lambda params: RLLC(params, "M(0.9) + M(0)", 0.1, 0.01),
+    "RLLCAdamW": RLLCAdamW,
+    "around": lambda params: RLLC.around(torch.optim.SGD(params, 0.1), 0.01),
+}
+
+
+def stepped(opt, count=1):
+    for t in range(count):
+        for group in opt.param_groups:
+            for p in group["params"]:
+                p.grad = torch.cos(p.detach() + t)
+        opt.step()
+    return opt
+
+
+def parameter(*shape, **options):
+    return nn.Parameter(torch.linspace(-1, 1, 6, **options)[: torch.Size(shape).numel()].reshape(shape))
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_memory_that_stayed_behind_is_refused_and_can_be_taken_along(make):
+    """Kernels go by addresses: the process had ended. The meta device stands for a GPU."""
+    p = parameter(6)
+    opt = stepped(make([p]), 2)
+    state = copy.deepcopy(opt.state_dict())
+    name = next(name for name in ("m1", "exp_avg", "unit") if name in opt.state[p])
+    opt.state[p][name] = opt.state[p][name].to("meta")
+    before = p.detach().clone()
+    with pytest.raises(
+        RuntimeError, match=r"parameter on cpu has memory or a gradient on meta: it was moved"
+    ):
+        opt.step()
+    assert torch.equal(p, before)
+    opt.load_state_dict(state)
+    stepped(opt)
+    assert not torch.equal(p, before)
+
+
+@pytest.mark.parametrize("make", [MAKE["RLLC"], MAKE["RLLCAdamW"]])
+def test_a_group_on_two_devices_is_no_crash(make):
+    """Entries of the meta device are none, so that no sum is finite or has a value."""
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        stepped(make([parameter(6), nn.Parameter(torch.ones(3, device="meta"))]))
+
+
+@pytest.mark.parametrize("make", [MAKE["RLLC"], MAKE["RLLCAdamW"]])
+def test_tensors_that_wrap_others_are_taken_as_they_are(make):
+    whole = parameter(6)
+    wrapped = nn.Parameter(TwoTensor(whole.detach().clone(), whole.detach().clone()))
+    for p in (whole, wrapped):
+        stepped(make([p]), 3)
+    torch.testing.assert_close(wrapped.detach().a, whole.detach())
+    torch.testing.assert_close(wrapped.detach().b, whole.detach())
+
+
+@pytest.mark.parametrize("capturable", [None, True])
+@pytest.mark.parametrize("scope", ["all", "group", "tensor"])
+def test_an_empty_first_group_changes_nothing(scope, capturable):
+    def run(*groups):
+        params = [parameter(6), parameter(2, 3)]
+        groups = [{"params": [params[i] for i in own]} for own in groups]
+        opt = RLLC(groups, "M(0.9)", 0.1, 0.5, scope=scope, capturable=capturable)
+        stepped(opt, 3)
+        return params, opt.law.flatten()
+
+    (with_it, law), (without, want) = run([], [0], [1]), run([0], [1])
+    same(with_it, without)
+    assert torch.equal(law[-want.numel() :], want) and not torch.equal(want, torch.ones_like(want))
+
+
+def test_averages_of_every_kind_are_taken_on_the_device():
+    """A complex parameter before a real one, and a wide one after: the step had ended half-way."""
+    kinds = torch.complex64, torch.float32, torch.complex128, torch.float64
+
+    def run(capturable):
+        params = [parameter(6, dtype=dtype) for dtype in kinds]
+        opt = stepped(RLLC(params, "M(0.9)", 0.1, 0.5, capturable=capturable, average=9.0), 4)
+        return opt.law, params, [opt.state[p]["average"] for p in params]
+
+    (law, *found), (want, *expected) = run(True), run(False)
+    assert law.allclose(want, rtol=1e-6)
+    for own, others in zip(found, expected, strict=True):
+        for a, b in zip(own, others, strict=True):
+            torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_rates_of_one_entry_in_any_shape_on_the_device(foreach):
+    def run(shape):
+        params = [parameter(6), nn.Parameter(torch.tensor(0.5))]
+        lr, law_lr, decay = (torch.full(shape, x) for x in (0.1, 0.5, 0.01))
+        opt = RLLC(params, "M(0.9)", lr, law_lr, weight_decay=decay, capturable=True, foreach=foreach)
+        return [*(p.detach() for p in stepped(opt, 3).param_groups[0]["params"]), opt.law]
+
+    same(run((1,)), run(()))
+
+
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"capturable": True}, {"dtype": torch.float64}])
+def test_the_default_device_does_not_matter(options):
+    def run():
+        extra = dict(options)
+        params = [parameter(6, device="cpu"), parameter(6, device="cpu", dtype=extra.pop("dtype", None))]
+        adam, other = parameter(6, device="cpu"), parameter(6, device="cpu")
+        opts = [
+            RLLC(params, "M(0.9) + M(0.123)", 0.1, 0.5, average=9.0, **extra),
+            RLLCAdamW([adam]),
+            RLLC.around(torch.optim.SGD([other], 0.1), 0.01),
+        ]
+        for opt in opts:
+            stepped(opt, 2)
+        return [p.detach() for p in (*params, adam, other)]
+
+    want = run()
+    torch.set_default_device("meta")
+    try:
+        found = run()
+    finally:
+        torch.set_default_device(None)
+    same(found, want)
+
+
+def test_a_search_without_a_rate_finds_nothing():
+    """As on the other side of a schedule's end: the law's size had been found where it began."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.ones(20))
+    opt = RLLCAdamW([p], law_lr=0.0)
+    for _ in range(60):
+        p.grad = torch.randn(20)
+        opt.step()
+    assert opt.param_groups[0]["progress"][2] == 0
+    L, progress = SEEKING.taken(torch, *map(torch.tensor, ([0.5], 0.0, [-1.0], 1.0, [100.0, -1.0, 0.0, 1.0])))
+    assert L == 0.5 and progress[2] == 0
+
+
+def test_groups_can_be_used_again():
+    p = parameter(6)
+    groups = [{"params": [p], "lr": 0.1}]
+    with pytest.raises(ValueError, match="average must be"):
+        RLLCAdamW(groups, average=-1.0)
+    stepped(RLLCAdamW(groups), 2)
+    stepped(RLLC(groups, "M(0.9)", 0.1, 0.01, average=9.0), 2)
+    opt = stepped(RLLC(groups, "M(0.9) + M(0)", 0.1, 0.01), 2)
+    assert groups == [{"params": [p], "lr": 0.1}]
+    assert "average" not in opt.param_groups[0] and "average" not in opt.state[p]
+    base = torch.optim.SGD(groups)
+    stepped(RLLC.around(base, 0.01, average=9.0))
+    again = stepped(RLLC.around(base, 0.01))
+    with pytest.raises(RuntimeError, match="does not average"), again.averaged():
+        pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_complex_memory_is_taken_over_whole(dtype):
+    whole = stepped(RLLC([parameter(6, dtype=torch.complex64)], "M(0.9)", 0.1, 0.01), 3)
+    other = RLLC([parameter(6, dtype=torch.complex64)], "M(0.9)", 0.1, 0.01, memory_dtype=dtype)
+    other.load_state_dict(whole.state_dict())
+    (kept,), (want,) = (list(opt.state.values()) for opt in (other, whole))
+    torch.testing.assert_close(kept["m1"].float(), torch.view_as_real(want["m1"]), rtol=0.01, atol=0.01)
+    stepped(other)
+
+
+@pytest.mark.parametrize("memory", ["M(0.9)", "rule"])
+def test_a_state_of_other_groups_is_refused_in_torchs_words(memory):
+    from rllc.memory import Adam
+
+    make = lambda groups: RLLC(  # noqa: E731
+        groups, Adam() if memory == "rule" else memory, 0.1, 0.01, scope="group"
+    )
+    state = stepped(make([{"params": [parameter(6)]}, {"params": [parameter(3)]}])).state_dict()
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        make([parameter(6)]).load_state_dict(state)
+    with pytest.raises(ValueError, match="doesn't match the size"):
+        make([{"params": [parameter(6), parameter(1)]}, {"params": [parameter(3)]}]).load_state_dict(state)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_gradients_that_are_lazily_conjugate_are_read_as_they_are_meant(make):
+    found = []
+    for resolved in (False, True):
+        p = parameter(6, dtype=torch.complex64)
+        opt = make([p])
+        for t in range(3):
+            g = torch.exp(1j * (torch.arange(6) + t)).conj()
+            p.grad = g.resolve_conj() if resolved else g
+            assert p.grad.is_conj() is not resolved
+            opt.step()
+        found.append((p.detach(), opt.law))
+    same(*found)
+
+
+def test_sums_in_backward_end_with_their_group_and_their_optimizer():
+    a, b = parameter(6), parameter(3)
+    opt = RLLC([{"params": [a]}, {"params": [b]}], "M(0.9)", 0.1, 0.01, sums_in_backward=True)
+    for _ in range(2):
+        (a.square().sum() + b.square().sum()).backward()
+        opt.step()
+        opt.zero_grad()
+        del opt.param_groups[1:]
+    assert opt.law != 1
+    gone = weakref.ref(opt)
+    del opt
+    gc.collect()
+    assert gone() is None
+    (a.square().sum() + b.square().sum()).backward()
+
+
+def test_the_condition_of_units_in_float8_is_that_of_their_numbers():
+    def condition(dtype):
+        p = nn.Parameter(torch.zeros(64, 64))
+        opt = RLLC([p], "M(0.9) + M(0)", 0.1, 0.01, memory_dtype=dtype)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(5):
+            p.grad = torch.randn(64, 64, generator=generator) * torch.logspace(-3, 0, 64)[:, None]
+            opt.step()
+        told = {}
+        writer = type("Writer", (), {"add_scalar": lambda _, tag, value, step: told.update({tag: value})})()
+        logger = LawLogger(opt, writer)
+        p.grad = None
+        opt.step()
+        logger.close()
+        return told["rllc/condition"]
+
+    assert condition(torch.float8_e4m3fn) == pytest.approx(condition(None), rel=0.05)
