@@ -234,6 +234,14 @@ def test_bad_input():
         Lion(eps=-1.0)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_an_explicit_correction_keeps_the_dtype_of_updates(dtype):
+    tx = explicit_correction(optax.adam(1e-3), Adam(), 1e-3, -1.0)
+    theta = jnp.ones(3, dtype)
+    updates, _ = tx.update(theta, tx.init(theta), theta, grad_fn=jnp.square)
+    assert updates.dtype == dtype
+
+
 def test_an_explicit_correction_adds_cancels_and_counts_one_product():
     calls = []
 
