@@ -254,6 +254,13 @@ class Growing(MemoryRule):
         return (g, g), hidden
 
 
+class Turning(Growing):
+    """Its imaginary part had been dropped unseen."""
+
+    def update(self, xp, g, units, hidden, param):
+        return (g * (1 + 1j),), hidden
+
+
 class Hiding(Growing):
     def update(self, xp, g, units, hidden, param):
         return (g,), (*hidden, g)
@@ -277,6 +284,7 @@ def stateless(f):
     ("call", "text"),
     [
         (lambda: update_once(Growing()), "Growing returned 2 units, not 1"),
+        (lambda: update_once(Turning()), "a unit of Turning is complex where the parameter is real"),
         (lambda: update_once(union("M(0)", Hiding())), "Hiding returned 2 hidden arrays, not 1"),
         (
             lambda: update_once(union("M(0)", Summing())),

@@ -136,11 +136,12 @@ def _check_new(members: Members, g: Any, new: Sequence[Sequence[Any]]) -> None:
     before, reference = "the gradient", g
     for member, units in zip(members, new, strict=True):
         for unit in units:
-            if any(map(jnp.iscomplexobj, jax.tree.leaves(unit))) and not any(
-                map(jnp.iscomplexobj, jax.tree.leaves(g))
-            ):
-                raise ValueError(f"a unit of {member.name} is complex, and the parameters are real")
             check_alike(f"a unit of {member.name}", unit, before, reference)
+            pairs = zip(jax.tree.leaves(unit), jax.tree.leaves(g), strict=True)
+            if any(jnp.iscomplexobj(new) and not jnp.iscomplexobj(x) for new, x in pairs):
+                raise ValueError(
+                    f"a unit of {member.name} is complex where the parameter is real; make it real"
+                )
             before, reference = f"one of {member.name}", unit
 
 
