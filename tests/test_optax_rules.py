@@ -466,6 +466,8 @@ def test_the_report_of_several_laws_and_of_any_memory():
     assert report["condition"] == pytest.approx(np.linalg.cond(M) ** 2, rel=1e-6)
     with pytest.raises(ValueError, match="holds 2 laws"):
         law_report((state, state))
+    with pytest.raises(ValueError, match="of several runs at once"):
+        law_report(jax.tree.map(lambda x: jnp.stack([x, x]), state))
     with pytest.raises(ValueError, match="the memory has 1 units, and the law is of 3"):
         law_report(state, "M(0)")
 

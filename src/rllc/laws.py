@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rllc.checks import whole_number
+from rllc.checks import is_number, whole_number
 from rllc.notation import as_propagator
 from rllc.propagator import CM, Array, M, Propagator, krylov, rescaled
 
@@ -196,8 +196,8 @@ def qhm(lr: float, beta: float, nu: float) -> FixedLaw:
 
 def aggmo(lr: float, betas: Sequence[float]) -> FixedLaw:
     """m_j <- β_j m_j + g, θ <- θ - lr mean_j m_j: aggregated momentum (arXiv 1804.00325)."""
-    if len(betas) == 0:
-        raise ValueError("betas is empty; give at least one decay, for example (0.0, 0.9, 0.99)")
+    if not isinstance(betas, Sequence | np.ndarray) or len(betas) == 0:
+        raise ValueError(f"betas must be at least one decay, for example (0.0, 0.9, 0.99); got {betas!r}")
     memory = functools.reduce(operator.or_, (M(_decay(beta)) for beta in betas))
     return FixedLaw(memory, np.full(len(betas), _rate(lr) / len(betas)))
 
@@ -289,24 +289,24 @@ def _averages(*betas: float) -> Propagator:
 
 
 def _rate(lr: float) -> float:
-    if not (math.isfinite(lr) and lr >= 0):
-        raise ValueError(f"lr must be a finite number, 0 or more; got {lr}")
+    if not is_number(lr, lambda x: 0 <= x < math.inf):
+        raise ValueError(f"lr must be a finite number, 0 or more; got {lr!r}")
     return float(lr)
 
 
 def _decay(beta: float) -> float:
-    if not abs(beta) < 1:
-        raise ValueError(f"a momentum decay must lie in (-1, 1), so that old gradients fade; got {beta}")
+    if not is_number(beta, lambda x: abs(x) < 1):
+        raise ValueError(f"a momentum decay must lie in (-1, 1), so that old gradients fade; got {beta!r}")
     return float(beta)
 
 
 def _positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number above 0; got {value}")
+    if not is_number(value, lambda x: 0 < x < math.inf):
+        raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
     return float(value)
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number; got {value}")
+    if not is_number(value, math.isfinite):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
     return float(value)

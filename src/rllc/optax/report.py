@@ -58,6 +58,8 @@ def _only_state(opt_state: Any) -> States:
         raise ValueError(
             f"this state holds {len(found)} laws of scale_by_rllc; give the part of it that holds one"
         )
+    if jnp.ndim(found[0].count):
+        raise ValueError("this state is of several runs at once; call law_report in jax.vmap, too")
     return found[0]
 
 
