@@ -64,8 +64,9 @@ def prepare(part: Part, plan: Plan | None) -> tuple[list[Batch], Plan | None]:
 def gram(batches: Sequence[Batch], basis: Array) -> Tensor:
     """Inner products of the vectors [M g] basis, (r, r) float64; what is not finite shows as such."""
     found = [_gram_in(batch, basis) for batch in batches]
-    nothing = torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device="cpu")
-    return found[0] if len(found) == 1 else sum(found, start=nothing)
+    if len(found) == 1:
+        return found[0]
+    return sum(found, start=torch.zeros((basis.shape[1],) * 2, dtype=torch.float64, device="cpu"))
 
 
 def _gram_in(batch: Batch, basis: Array) -> Tensor:
