@@ -44,6 +44,10 @@ def pytest_collection_finish():
     gc.set_threshold(50_000, 20, 50)
 
 
+def pytest_sessionfinish():
+    gc.unfreeze()  # or jaxlib would speak of leaks at exit
+
+
 # Machines differ in speed, results must not: no deadline, the same examples every time.
 settings.register_profile("rllc", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rllc")
