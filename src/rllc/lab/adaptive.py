@@ -181,7 +181,7 @@ def plans_in(records: Sequence[Record]) -> list[Adaptive]:
     found = []
     for name in TASKS:
         named = [record.cell for record in ours if record.cell.task.name == name]
-        here = [cell for cell in named if _meets(cell.task, cell.steps)]
+        here = [cell for cell in named if _most_points(cell.task, cell.steps, stops_of(cell.steps))]
         if here:
             steps = full_length((cell.steps for cell in here), STOPS[-1])
             full = [cell for cell in here if cell.steps == steps]
@@ -198,11 +198,6 @@ def at(record: Record, stop: int) -> Point | None:
 def stops_of(steps: int) -> tuple[int, ...]:
     """The stopping times of runs of that length: those of STOPS before its end, and its end."""
     return (*(stop for stop in STOPS if stop < steps), steps)
-
-
-def _meets(task: Task | TextTask, steps: int) -> bool:
-    """Whether evaluations of a run of that length fall on its stopping times."""
-    return _most_points(task, steps, stops_of(steps)) > 0
 
 
 def _most_points(task: Task | TextTask, steps: int, stops: Sequence[int]) -> int:

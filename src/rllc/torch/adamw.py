@@ -17,7 +17,6 @@ from rllc.law import SEEKING, LawStep, check_law_step
 from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
-from rllc.torch.averaging import own_groups
 from rllc.torch.one_unit import OneUnit, Rule
 from rllc.torch.parts import Part, Unit, real
 from rllc.torch.shards import Spread
@@ -113,7 +112,7 @@ class RLLCAdamW(OneUnit):
             "maximize": maximize,
         }
         books = one_unit.books(self._memory, law, law_lr)
-        super().__init__(own_groups(params), defaults)
+        super().__init__(params, defaults)
         self.param_groups[0] |= books
         self._open_average(average, buffers)
 

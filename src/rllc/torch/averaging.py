@@ -32,16 +32,7 @@ from torch import Tensor, nn
 from rllc.torch import shards
 from rllc.torch.parts import numbered, params_of, wide_dtype
 
-__all__ = ["Averaging", "own_groups"]
-
-AVERAGE = ("average", "averaged", "buffers", "evaluating", "training_buffers")  # in the first group
-
-
-def own_groups(params: Iterable[Any]) -> Any:
-    """Parameters, or groups as copies: law and average go into these, and the caller's can be used again."""
-    if isinstance(params, Tensor):
-        return params  # which torch refuses
-    return [dict(group) if isinstance(group, dict) else group for group in params]
+__all__ = ["Averaging"]
 
 
 class Averaging(torch.optim.Optimizer):
@@ -49,6 +40,12 @@ class Averaging(torch.optim.Optimizer):
 
     _net: nn.Module | None  # whose buffers are averaged along,
     _kept: list[Any]  # by name; or without it the tensors
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        # Copies: law and average go into the groups, and the caller's can be used again.
+        if not isinstance(params, Tensor):  # which torch refuses
+            params = [dict(group) if isinstance(group, dict) else group for group in params]
+        super().__init__(params, defaults)
 
     # --- What the user calls --------------------------------------------------------------------------
 
@@ -165,7 +162,7 @@ class Averaging(torch.optim.Optimizer):
         """
         self._net = buffers if isinstance(buffers, nn.Module) else None
         self._kept = []
-        for name in AVERAGE:  # of an optimizer that was around the same base before
+        for name in (*_books(0.0, ()), "training_buffers"):  # of an optimizer around the same base before
             self.param_groups[0].pop(name, None)
         if power is None:
             return

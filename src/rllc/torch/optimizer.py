@@ -17,7 +17,7 @@ from rllc.notation import as_propagator
 from rllc.propagator import Propagator
 from rllc.torch import early, float8, learning, rules, saved, selection, shards, stepping
 from rllc.torch.around import Around
-from rllc.torch.averaging import Averaging, own_groups
+from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
 from rllc.torch.parts import Part, Unit, cut, params_of, real
@@ -165,7 +165,7 @@ class RLLC(Averaging):
             "memory": rules.named(self._rule) if self._rule else repr(self.memory),
             "scope": scope,
         }
-        super().__init__(own_groups(params), defaults)
+        super().__init__(params, defaults)
         learned = saved.fresh(self.first_law, self._scopes())
         self.param_groups[0] |= saved.books(learned, seed if memory_dtype in ROUNDED else None)
         self._open_average(average, buffers)
