@@ -176,7 +176,7 @@ def test_guard_leaves_ordinary_steps_alone():
 
 
 @pytest.mark.parametrize(
-    "bad", [None, "0.1", [1.0], np.array([1.0]), np.array(-1.0), 1j, np.nan, np.float32(-1)]
+    "bad", [None, True, "0.1", [1.0], np.array([1.0]), np.array(-1.0), 1j, np.nan, np.float32(-1)]
 )
 @pytest.mark.parametrize(
     "make",
@@ -237,6 +237,11 @@ def test_a_law_of_zero_stays_zero_in_the_oracle_too():
     update = reference.seeking(0.1, 1.5, 0.5, 1.0, 0.1, 0.5)
     for t in range(1, 5):
         assert not update(np.zeros(2), np.ones(2), np.ones(3), t).any()
+
+
+def test_a_growth_that_no_law_survives_is_refused():
+    with pytest.raises(ValueError, match="growth must be a number from 0 to 10, got 1000"):
+        LawStep(growth=1000)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

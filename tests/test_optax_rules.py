@@ -468,7 +468,7 @@ def test_the_report_of_several_laws_and_of_any_memory():
         law_report((state, state))
     with pytest.raises(ValueError, match="of several runs at once"):
         law_report(jax.tree.map(lambda x: jnp.stack([x, x]), state))
-    with pytest.raises(ValueError, match="the memory has 1 units, and the law is of 3"):
+    with pytest.raises(ValueError, match=r"laws for M\(0.9\) are \(..., 1\), got shape \(3,\)"):
         law_report(state, "M(0)")
 
 
@@ -561,7 +561,7 @@ MASKED = optax.masked(optax.scale_by_adam(), {"w": True, "b": False})
             lambda: update_once(unit(optax.identity(), lambda state, tree: jax.tree.map(jnp.sum, tree))),
             "what the metric of .* returns and its unit have different shapes",
         ),
-        (lambda: rllc(Unitless(), 0.1, 0.1), "has k = 0: a rule has one unit or more"),
+        (lambda: rllc(Unitless(), 0.1, 0.1), "must be a whole number, 1 or more, got 0"),
         (lambda: rllc("M(0.9)", 0.1, 0.1, law_step="relative"), "law_step must be a rllc.law.LawStep"),
         (
             lambda: update_once(unit(MASKED, adam_metric())),

@@ -557,6 +557,9 @@ def test_every_inverse_trains(inverse):
         ({"memory": "M(1.0)"}, "1.0"),
         ({"memory": "momentum"}, "momentum"),
         ({"memory": None}, "None"),
+        ({"lr": True}, "lr must be a finite number >= 0, got True"),
+        ({"memory_dtype": torch.bfloat16, "seed": 1.5}, "seed must be an integer, got 1.5"),
+        ({"memory_dtype": torch.bfloat16, "seed": None}, "seed must be an integer, got None"),
     ],
 )
 def test_refusals(options, text):

@@ -271,7 +271,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(make):
         same(other.state_dict(), before)
 
 
-@pytest.mark.parametrize("power", [-1.0, float("nan"), float("inf"), True, "9"])
+@pytest.mark.parametrize("power", [-1.0, float("nan"), float("inf"), True, "9", [9.0]])
 def test_a_power_that_is_none_is_refused(make, power):
     with pytest.raises(ValueError, match="average must be a finite power >= 0"):
         make([nn.Parameter(torch.ones(1))], average=power)

@@ -102,3 +102,5 @@ def test_what_has_no_law_is_refused():
         LawLogger(optim.SGD([p], 0.1), Recorder())
     with pytest.raises(ValueError, match="every must be a whole number, 1 or more, got 0"):
         LawLogger(RLLCAdamW([p]), Recorder(), 0)
+    with pytest.raises(ValueError, match="steps_before must be a whole number, 0 or more, got '9'"):
+        LawLogger(RLLCAdamW([p]), Recorder(), steps_before="9")

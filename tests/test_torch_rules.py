@@ -664,7 +664,7 @@ class Pairs(MemoryRule):
         (WritesHidden, "WritesHidden.*: update has changed its arguments in place"),
         (Totals, r"Totals.*: metric must return an array of the unit's shape \(2, 3\), got \(\)"),
         (Complex, "Complex.*: update returned a complex unit"),
-        (Unitless, "has k = 0: a rule has one unit or more"),
+        (Unitless, "must be a whole number, 1 or more, got 0"),
         (lambda: union(Adam(), Ragged()), "hides another number of arrays of a parameter of shape"),
         (
             lambda: union(Pairs(), Adam()),

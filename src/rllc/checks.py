@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_nonnegative", "check_share", "is_number", "whole_number"]
+__all__ = ["check_nonnegative", "check_positive", "check_share", "is_number", "whole_number"]
 
 
 def whole_number(name: str, value: int, least: int = 0) -> int:
@@ -29,6 +29,12 @@ def check_nonnegative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
+def check_positive(name: str, value: Any, why: str = "") -> None:
+    """Refuse what is no finite number > 0, with ValueError that ends in why."""
+    if not is_number(value, lambda x: 0 < x < math.inf):
+        raise ValueError(f"{name} must be a positive finite number, got {value!r}{why}")
+
+
 def check_share(name: str, value: Any) -> None:
     """Refuse what is no number in [0, 1), with ValueError."""
     if not is_number(value, lambda x: 0 <= x < 1):
@@ -36,8 +42,9 @@ def check_share(name: str, value: Any) -> None:
 
 
 def is_number(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether it is a real number of which this holds, or an array that is not NumPy's."""
+    """Whether it is a real number, and no bool, for which this holds, or an array that is not NumPy's."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     is_foreign = hasattr(value, "dtype") and not isinstance(value, np.ndarray | np.generic)
-    return is_foreign or (isinstance(value, numbers.Real) and holds(value))
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_foreign or (is_real and holds(value))

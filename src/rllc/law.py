@@ -55,6 +55,8 @@ GUARD_FRACTION = 0.25
 QUIET = 0.01
 # Of the law's length: how far a relative step takes it at most, so that it is never turned round at once.
 LEAP = 0.1
+# By e^growth a law is multiplied in one step: more than this loses any law at once.
+LARGEST_GROWTH = 10.0
 # No law of a run that can be saved: float32 parameters could not take its step.
 LOST = 1e30
 # How many numbers a law step keeps from step to step.
@@ -228,8 +230,8 @@ class LawStep:
 
     Attributes:
         q: >= 0. decay: >= 0. clip: > 0, of the length of x.
-        growth: >= 0. smoothing: of the exponential mean, in [0, 1); before its `window` has passed no growth
-            ends.
+        growth: 0 to 10. smoothing: of the exponential mean, in [0, 1); before its `window` has passed no
+            growth ends.
     """
 
     q: float = 0.0
@@ -239,8 +241,13 @@ class LawStep:
     smoothing: float = 0.95
 
     def __post_init__(self) -> None:
-        for name in ("q", "decay", "growth"):
+        for name in ("q", "decay"):
             check_nonnegative(name, getattr(self, name))
+        if not is_number(self.growth, lambda x: 0 <= x <= LARGEST_GROWTH):
+            raise ValueError(
+                f"growth must be a number from 0 to {LARGEST_GROWTH:g}, got {self.growth!r}: in one step the"
+                " law may be multiplied by e^growth"
+            )
         if not is_number(self.clip, lambda x: x > 0):
             raise ValueError(f"clip must be a number > 0, math.inf for none, got {self.clip!r}")
         check_share("smoothing", self.smoothing)

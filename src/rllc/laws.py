@@ -18,17 +18,19 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rllc.checks import is_number, whole_number
+from rllc.checks import check_nonnegative, check_positive, is_number, whole_number
 from rllc.notation import as_propagator
 from rllc.propagator import CM, Array, M, Propagator, krylov, rescaled
 
 __all__ = [
     "FixedLaw",
+    "GainAndDelay",
     "accsgd",
     "adams_bashforth",
     "ademamix_numerator",
@@ -36,8 +38,8 @@ __all__ = [
     "complex_momentum",
     "delayed",
     "ema_momentum",
+    "gain_and_delay",
     "heavy_ball",
-    "is_no_gain",
     "nesterov",
     "optimistic",
     "pid",
@@ -107,10 +109,10 @@ class FixedLaw:
         Raises:
             ValueError: the gain is zero up to rounding (the weights cancel), so that there is no mean.
         """
-        r0, r1 = self.propagator.moments()
-        if is_no_gain(r0, self.law):
+        delay = float(gain_and_delay(self.propagator, self.law).delay)
+        if math.isnan(delay):
             raise ValueError("the gain of this law is zero: its weights cancel and have no mean delay")
-        return float(r1 @ self.law) / float(r0 @ self.law)
+        return delay
 
     @property
     def minimal_memory(self) -> int:
@@ -160,10 +162,32 @@ class FixedLaw:
         return FixedLaw(Propagator(O.T @ B @ O, O.T @ a), O.T @ L)
 
 
-def is_no_gain(r0: Any, law: Any) -> Any:
-    """Whether the gains of laws (..., k) are zero up to rounding: units of gains r0 (k,) cancel in them."""
-    rounding = max(1e-12, 8 * float(np.finfo(law.dtype).eps))
-    return abs(law @ r0) <= rounding * (abs(law) @ abs(r0))
+class GainAndDelay(NamedTuple):
+    """c_0 and τ of laws (..., k): arrays (...) in the dtype of the laws; τ is NaN where the gain is zero."""
+
+    gain: Any
+    delay: Any
+
+
+def gain_and_delay(propagator: str | Propagator, laws: Any, xp: ModuleType = np) -> GainAndDelay:
+    """The gain c_0 = r_0·L and the mean delay τ = r_1·L/c_0 of each law, of a path of laws for instance.
+
+    Args:
+        propagator: the memory, k units, with moments r_0 and r_1 (k,).
+        laws: (..., k), real.
+        xp: numpy, which counts in float64, or jax.numpy for an array of JAX's.
+
+    Raises:
+        ValueError: laws are of another number of units.
+    """
+    propagator = as_propagator(propagator)
+    laws = np.asarray(laws, np.float64) if xp is np else laws
+    if laws.shape[-1:] != (propagator.k,):
+        raise ValueError(f"laws for {propagator!r} are (..., {propagator.k}), got shape {laws.shape}")
+    r0, r1 = (xp.asarray(moment, laws.dtype) for moment in propagator.moments())
+    gain, rounding = laws @ r0, max(1e-12, 8 * float(np.finfo(laws.dtype).eps))
+    cancels = abs(gain) <= rounding * (abs(laws) @ abs(r0))
+    return GainAndDelay(gain, xp.where(cancels, xp.nan, laws @ r1 / xp.where(cancels, 1.0, gain)))
 
 
 def sgd(lr: float) -> FixedLaw:
@@ -289,8 +313,7 @@ def _averages(*betas: float) -> Propagator:
 
 
 def _rate(lr: float) -> float:
-    if not is_number(lr, lambda x: 0 <= x < math.inf):
-        raise ValueError(f"lr must be a finite number, 0 or more; got {lr!r}")
+    check_nonnegative("lr", lr)
     return float(lr)
 
 
@@ -301,8 +324,7 @@ def _decay(beta: float) -> float:
 
 
 def _positive(name: str, value: float) -> float:
-    if not is_number(value, lambda x: 0 < x < math.inf):
-        raise ValueError(f"{name} must be a finite number above 0; got {value!r}")
+    check_positive(name, value)
     return float(value)
 
 

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from rllc.checks import check_nonnegative, check_share, is_number
+from rllc.checks import check_nonnegative, check_share, is_number, whole_number
 from rllc.law import root
 from rllc.notation import as_propagator
 from rllc.propagator import Propagator
@@ -332,8 +332,7 @@ def _flat(rules: Iterable[str | Propagator | MemoryRule]) -> Iterable[MemoryRule
 
 def check_units(rule: MemoryRule) -> MemoryRule:
     """The rule itself, if it has units; ValueError else."""
-    if isinstance(rule.k, bool) or not isinstance(rule.k, int | np.integer) or rule.k < 1:
-        raise ValueError(f"{rule!r} has k = {rule.k!r}: a rule has one unit or more")
+    whole_number(f"k of {rule!r}", rule.k, least=1)
     return rule
 
 

@@ -21,7 +21,7 @@ from rllc.lab.adaptive import (
 from rllc.lab.cells import Point, Result, evaluation_steps
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import adaptive as evidence
-from rllc.lab.evidence import adaptive_figure, adaptive_results, adaptive_tables
+from rllc.lab.evidence import adaptive_figure, adaptive_tables, results
 from rllc.lab.evidence.markup import MISSING
 from rllc.lab.evidence.outcomes import Sample
 from rllc.lab.files import Folder
@@ -396,14 +396,14 @@ def test_the_command_has_nothing_to_do_where_all_is_there_and_prints_what_came_o
     before = set((tmp_path / "records").iterdir())
     main(asked(tasks=("digits-mlp",), steps=1000, out=str(tmp_path), workers=1, device="cpu"), console)
     assert set((tmp_path / "records").iterdir()) == before
-    adaptive_results.print_tables(Table(1, str(tmp_path), study="adaptive"), console)
+    results.print_table(Table(1, str(tmp_path), study="adaptive"), console)
     printed = capsys.readouterr().out
     assert (
         "**After 1,000 steps: test accuracy in %**" in printed and "- Against Adam + cosine, of 1" in printed
     )
-    adaptive_results.print_tables(Table(1, str(tmp_path), study="adaptive", format="latex"), console)
+    results.print_table(Table(1, str(tmp_path), study="adaptive", format="latex"), console)
     assert capsys.readouterr().out.count(r"\begin{table}") == 5
-    adaptive_results.draw_figure(Figure(6, str(tmp_path), tmp_path / "six.png"), console)
+    results.draw_figure(Figure(6, str(tmp_path), tmp_path / "six.png"), console)
     assert (tmp_path / "six.png").stat().st_size > 10_000
 
 

@@ -50,7 +50,7 @@ def test_steps_of_a_long_memory_begin_smaller():
         (("nesterov-iterates", Given(weight_decay=0.1)), "it has --beta"),
         (("adam", Given(), (1.0,)), "--law goes with a memory"),
         (("adam", Given(eps=0.0)), "eps must be a positive finite number"),
-        (("adam", Given(beta2=1.0)), "beta2 must lie in [0, 1)"),
+        (("adam", Given(beta2=1.0)), "beta2 must be in [0, 1)"),
         (("heavy-ball", Given(beta=1.0)), "must lie in (-1, 1)"),
         (("M(1.0)",), "inside the unit circle"),
         (("M(0.9", Given()), "expected ')'"),

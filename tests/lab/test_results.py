@@ -82,6 +82,7 @@ def test_a_report_is_one_file(runs, tmp_path):
         ("table 1 {runs} --study adaptive --reading last", "leave out --reading last"),
         ("figure 1 {runs}", "rllc run table1"),
         ("figure 3 {runs}", "cost.py"),
+        ("figure 3 memory://costs", "memory://costs"),
         ("figure 5 {runs} --out picture.doc", "does not end in a format"),
         ("figure 5 {runs} --out missing/picture.png", "cannot write"),
         ("report nowhere", "there are no records in nowhere"),

@@ -222,7 +222,7 @@ def test_bad_input():
         batches.effective_batches([0.0, 0.0])
     with pytest.raises(ValueError, match=r"^law_lr must be a positive finite number, got None"):
         unit_rates(0.1, None, [1.0])
-    with pytest.raises(ValueError, match="beta2 must lie"):
+    with pytest.raises(ValueError, match="beta2 must be in"):
         Adam(beta2=1.0)
     for eps in (0.0, None, "small"):
         with pytest.raises(ValueError, match="eps must be a positive"):

@@ -130,15 +130,11 @@ def _experiment(command: Command, console: Console) -> None:
 
 def _evidence(command: options.Table | options.Figure | options.Report, console: Console) -> None:
     from rllc.lab import options
-    from rllc.lab.evidence import adaptive_results, results
+    from rllc.lab.evidence import results
 
     match command:
-        case options.Table(study="adaptive"):
-            adaptive_results.print_tables(command, console)
         case options.Table():
             results.print_table(command, console)
-        case options.Figure(number=6):
-            adaptive_results.draw_figure(command, console)
         case options.Figure():
             results.draw_figure(command, console)
         case options.Report():

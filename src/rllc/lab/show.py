@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rllc.lab.files import replacing
-from rllc.laws import FixedLaw
+from rllc.laws import FixedLaw, gain_and_delay
 from rllc.notation import parse
 from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks
 
@@ -127,10 +127,7 @@ def _delay(fixed: FixedLaw) -> tuple[str, str, str]:
 
 def _mean_delay(fixed: FixedLaw) -> float:
     """The mean delay of the law, NaN where its weights cancel."""
-    try:
-        return fixed.mean_delay
-    except ValueError:
-        return math.nan
+    return float(gain_and_delay(fixed.propagator, fixed.law).delay)
 
 
 def _least(fixed: FixedLaw) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rllc.checks import check_nonnegative, is_number, whole_number
+from rllc.checks import check_nonnegative, check_positive, check_share, whole_number
 from rllc.law import root
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, scale
@@ -33,6 +33,7 @@ __all__ = ["Adam", "Lion", "RMSProp", "perturbed_norm"]
 
 
 Numbers = Any  # a number, or an array of them over n
+UNBOUNDED = ": without it the correction is not bounded"
 
 
 class Delays(NamedTuple):
@@ -81,9 +82,9 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_decay("beta1", self.beta1)
-        _check_decay("beta2", self.beta2)
-        _check_eps(self.eps)
+        check_share("beta1", self.beta1)
+        check_share("beta2", self.beta2)
+        check_positive("eps", self.eps, UNBOUNDED)
         check_nonnegative("weight_decay", self.weight_decay)
 
     def method(self, grad: Gradient) -> Method:
@@ -166,8 +167,8 @@ class RMSProp(_ByStep):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        _check_decay("beta", self.beta)
-        _check_eps(self.eps)
+        check_share("beta", self.beta)
+        check_positive("eps", self.eps, UNBOUNDED)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
@@ -219,8 +220,8 @@ class Lion(_ByStep):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_decay("beta1", self.beta1)
-        _check_decay("beta2", self.beta2)
+        check_share("beta1", self.beta1)
+        check_share("beta2", self.beta2)
         check_nonnegative("eps", self.eps)
         check_nonnegative("weight_decay", self.weight_decay)
 
@@ -307,15 +308,3 @@ def _delay(beta: float, n: Any) -> Array:
 
 def _each(function: Callable[..., jax.Array], *trees: Params) -> Params:
     return jax.tree.map(function, *trees)
-
-
-def _check_decay(name: str, value: float) -> None:
-    if not is_number(value, lambda x: 0 <= x < 1):
-        raise ValueError(f"{name} must lie in [0, 1), so that old gradients fade; got {value!r}")
-
-
-def _check_eps(value: float) -> None:
-    if not is_number(value, lambda x: 0 < x < math.inf):
-        raise ValueError(
-            f"eps must be a positive finite number, got {value!r}: without it the correction is not bounded"
-        )

@@ -13,7 +13,6 @@ Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rllc.checks import is_number, whole_number
+from rllc.checks import check_positive, whole_number
 
 __all__ = [
     "LongMemoryWarning",
@@ -275,8 +274,7 @@ def check_step_size(h: float, name: str = "the step size h") -> float:
     """
     if isinstance(h, jax.core.Tracer):
         return h
-    if isinstance(h, bool) or not is_number(h, lambda x: 0 < x < math.inf):
-        raise ValueError(f"{name} must be a positive finite number, got {h!r}")
+    check_positive(name, h)
     return float(h)
 
 

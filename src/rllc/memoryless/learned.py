@@ -25,8 +25,8 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from rllc.checks import check_nonnegative, is_number, whole_number
-from rllc.laws import is_no_gain
+from rllc.checks import check_nonnegative, check_positive, whole_number
+from rllc.laws import GainAndDelay, gain_and_delay
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
 from rllc.notation import as_propagator
@@ -40,31 +40,6 @@ __all__ = [
     "gain_and_delay",
     "unit_rates",
 ]
-
-
-class GainAndDelay(NamedTuple):
-    """c0(L) and τ(L) of laws (..., k): arrays (...); τ is NaN where the gain is zero."""
-
-    gain: Array
-    delay: Array
-
-
-def gain_and_delay(propagator: str | Propagator, laws: ArrayLike) -> GainAndDelay:
-    """The two numbers that a law is to this order: c0 = r0·L and τ = r1·L/c0.
-
-    Args:
-        propagator: the memory, k units.
-        laws: (..., k), a law or a path of laws over training.
-
-    Raises:
-        ValueError: laws are of another number of units.
-    """
-    propagator, L = as_propagator(propagator), np.asarray(laws, np.float64)
-    if L.shape[-1:] != (propagator.k,):
-        raise ValueError(f"laws for {propagator!r} are (..., {propagator.k}), got shape {L.shape}")
-    r0, r1 = propagator.moments()
-    gain, moment, zero = L @ r0, L @ r1, is_no_gain(r0, L)
-    return GainAndDelay(gain, np.where(zero, np.nan, moment / np.where(zero, 1.0, gain)))
 
 
 def unit_rates(lr: float, law_lr: float, law: ArrayLike) -> tuple[float, Array]:
@@ -104,11 +79,8 @@ class SmoothRidge:
         object.__setattr__(self, "propagator", as_propagator(self.propagator))
         for name in ("kappa", "h"):
             check_nonnegative(name, getattr(self, name))
-        if not is_number(self.ridge, lambda x: 0 < x < math.inf):
-            raise ValueError(
-                f"the ridge must be a positive finite number, got {self.ridge!r}: with the exact inverse"
-                " the law is not a smooth function of the iterates"
-            )
+        why = ": with the exact inverse the law is not a smooth function of the iterates"
+        check_positive("the ridge", self.ridge, why)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, on the pairs (θ, L)."""

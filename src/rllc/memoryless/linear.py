@@ -16,7 +16,6 @@ docs/memoryless.md, section 2.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ import numpy as np
 import optax
 
 from rllc.checks import check_nonnegative, whole_number
-from rllc.laws import FixedLaw
+from rllc.laws import FixedLaw, gain_and_delay
 from rllc.memoryless.closed import Terms, hessian_product
 from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, scale
 from rllc.propagator import Array, M
@@ -116,10 +115,7 @@ class Linear:
 
     def delay(self, size: Array) -> Array:
         """τ, the same for gradients of every size; NaN for a law of gain zero."""
-        try:
-            tau = self.law.mean_delay
-        except ValueError:
-            tau = math.nan
+        _, tau = gain_and_delay(self.law.propagator, self.law.law)
         return np.full_like(np.asarray(size, np.float64), tau)
 
 

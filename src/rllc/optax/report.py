@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rllc.laws import is_no_gain
+from rllc.laws import gain_and_delay
 from rllc.notation import as_propagator
 from rllc.optax.general import ScaleByRulesState
 from rllc.optax.leaves import real_leaves
@@ -86,9 +86,5 @@ def _condition(memory: tuple[Any, ...]) -> jax.Array:
 
 
 def _of_linear(law: jax.Array, propagator: Propagator) -> dict[str, jax.Array]:
-    if propagator.k != law.shape[-1]:
-        raise ValueError(f"the memory has {propagator.k} units, and the law is of {law.shape[-1]}")
-    r0, r1 = (jnp.asarray(moment, law.dtype) for moment in propagator.moments())
-    gain, moment, zero = law @ r0, law @ r1, is_no_gain(r0, law)
-    delay = jnp.where(zero, jnp.nan, moment / jnp.where(zero, 1, gain))
+    gain, delay = gain_and_delay(propagator, law, jnp)
     return {**_entries("gain", gain), **_entries("mean_delay", delay)}

@@ -236,6 +236,8 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 def _check_group(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         selection.check_rate(name, group[name])
+    if len(group["betas"]) != 2:
+        raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
     b1, b2 = group["betas"]
     Adam(b1, b2, group["eps"])  # refuses by name
     if not group["eps"] > 0:

@@ -1,7 +1,7 @@
 """The two passes of RLLCAdamW: the sums that its law wants, and AdamW's step times the law.
 
-kernels    numba, on the CPU, where neither foreach nor fused was asked for: everything is read and
-           written once in each pass, the average with the parameters
+kernels    numba, on the CPU, unless foreach is asked for: everything is read and written once in each pass,
+           the average with the parameters; where fused=True is asked for, only the sums, the step is torch's
 on_gpu     the same in Triton (`rllc.torch.fused_adamw_cuda`), for all shares of a step or none
 torch's    its own AdamW, fused or foreach, with lr L for lr; sums by `rllc.torch.foreach`
 """

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rllc.checks import is_number
 from rllc.torch import shards
 from rllc.torch.parts import numbered, params_of, wide_dtype
 
@@ -166,7 +167,7 @@ class Averaging(torch.optim.Optimizer):
             self.param_groups[0].pop(name, None)
         if power is None:
             return
-        if isinstance(power, bool | str) or not 0 <= power < math.inf:
+        if not is_number(power, lambda p: 0 <= p < math.inf):
             raise ValueError(f"average must be a finite power >= 0, such as 9.0, or None, got {power!r}")
         # Counters and masks, which are no statistics, are in evaluation what they are in training.
         named = buffers.named_buffers() if isinstance(buffers, nn.Module) else ((b, b) for b in buffers)

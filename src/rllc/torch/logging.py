@@ -18,6 +18,7 @@ the same factor every hundred steps, and the loss stands still. Growth without e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from rllc.checks import whole_number
-from rllc.laws import FixedLaw
+from rllc.laws import gain_and_delay
 from rllc.torch import float8, shards
 from rllc.torch.parts import real
 
@@ -52,7 +53,7 @@ class LawLogger:
         steps_before: calls made before, where a training is resumed.
 
     Raises:
-        ValueError: the optimizer has no law, or `every` is no number of steps.
+        ValueError: the optimizer has no law, or `every` or `steps_before` is no number of steps.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LawLogger:
     ) -> None:
         if not hasattr(optimizer, "law"):
             raise ValueError(f"{type(optimizer).__name__} has no law; give an RLLC, RLLC.around or RLLCAdamW")
-        self.writer, self.steps = writer, steps_before
+        self.writer, self.steps = writer, whole_number("steps_before", steps_before)
         self.every = whole_number("every", every, least=1)
         self._handle = optimizer.register_step_post_hook(self._after)
 
@@ -95,13 +96,11 @@ def _of_linear(optimizer: Any, law: Array, lr: float) -> Iterator[tuple[str, flo
         if law.size == 1:
             yield "effective_step", lr * float(law[0])
         return
-    fixed = FixedLaw(propagator, law)
-    yield "effective_step", lr * fixed.gain
-    yield "gain", fixed.gain
-    try:
-        yield "mean_delay", fixed.mean_delay
-    except ValueError:  # a gain of zero has no mean
-        return
+    gain, delay = map(float, gain_and_delay(propagator, law))
+    yield "effective_step", lr * gain
+    yield "gain", gain
+    if not math.isnan(delay):  # a gain of zero has no mean
+        yield "mean_delay", delay
 
 
 def _condition(optimizer: Any, names: list[str]) -> Iterator[tuple[str, float]]:

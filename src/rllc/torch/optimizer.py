@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ class RLLC(Averaging):
         self.law_step, self.scope = law_step, scope
         self.memory_dtype = memory_dtype
         self.sums_in_backward = sums_in_backward
-        _check_options(self)
+        _check_options(self, seed)
         self.first_law = _law.initial_law(law if law is None else saved.numpy(law), self.memory.k)
         self._prepare()
         defaults = {
@@ -429,12 +430,14 @@ class RLLC(Averaging):
         return stepping.sums(self._solver, share, self._home)
 
 
-def _check_options(opt: RLLC) -> None:
+def _check_options(opt: RLLC, seed: Any) -> None:
     if opt.memory_dtype not in MEMORY_DTYPES:
         raise ValueError(f"memory_dtype must be one of {MEMORY_DTYPES}, got {opt.memory_dtype}")
     if opt.scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, got {opt.scope!r}")
     _law.check_law_step(opt.law_step)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed must be an integer, got {seed!r}")
     if opt._rule and opt.memory_dtype == float8.DTYPE:
         raise ValueError(f"memory_dtype={float8.DTYPE} is for linear memory; give a memory rule bfloat16")
     if opt._rule and opt.sums_in_backward:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from rllc.lab.errors import Refused
 from rllc.lab.files import output
@@ -67,10 +68,8 @@ def _names_in(block: str) -> list[str]:
 
 def spread(places: Sequence[float], room: float) -> list[float]:
     """The ascending places moved apart to be at least `room` from each other, as little as that takes."""
-    from sklearn.isotonic import isotonic_regression  # takes seconds, and only pictures need it
-
     least = room * np.arange(len(places))
-    return (isotonic_regression(np.asarray(places) - least) + least).tolist()
+    return (isotonic_regression(np.asarray(places) - least).x + least).tolist()
 
 
 def values(row: Row, name: str) -> Array:
