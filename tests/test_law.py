@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from problems import EIGHT, random_propagator, relative_error
 from rllc import M, law, memory, reference
-from rllc.law import GUARD_FRACTION, Cutoff, DiagonalRidge, Frame, GramianRidge, LawStep, Ridge, Sums
+from rllc.law import (
+    GUARD_FRACTION,
+    PROGRESS,
+    SEEKING,
+    Cutoff,
+    DiagonalRidge,
+    Frame,
+    GramianRidge,
+    LawStep,
+    Ridge,
+    Sums,
+)
 from rllc.notation import parse
 from rllc.torch.learning import HOST
 
@@ -223,9 +234,9 @@ def test_refusals(call, text):
 @pytest.mark.parametrize("x", [1.0, -1.0])
 def test_a_relative_step_is_at_most_a_tenth_of_the_law(x):
     """A large law is neither turned round nor thrown."""
-    new, _ = LawStep(q=1.5).taken(np, np.array([1e6, 0.0]), 0.1, np.array([x, 0.0]), 1.0, np.zeros(4))
+    new, _ = LawStep(q=1.5).taken(np, np.array([1e6, 0.0]), 0.1, np.array([x, 0.0]), 1.0, np.zeros(PROGRESS))
     np.testing.assert_allclose(new, [1e6 * (1 + 0.1 * x), 0.0])
-    small, _ = LawStep(q=1.5).taken(np, np.array([0.04]), 0.1, np.array([x]), 1.0, np.zeros(4))
+    small, _ = LawStep(q=1.5).taken(np, np.array([0.04]), 0.1, np.array([x]), 1.0, np.zeros(PROGRESS))
     np.testing.assert_allclose(small, [0.04 + 0.1 * 0.008 * x])
 
 
@@ -239,6 +250,36 @@ def test_a_law_of_zero_stays_zero_in_the_oracle_too():
         assert not update(np.zeros(2), np.ones(2), np.ones(3), t).any()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_search_beside_the_oracle_under_a_schedule_and_through_silences(seed):
+    """Rates that rise, fall and are zero, gradients that are zero or quiet, corrections of either sign."""
+    rng = np.random.default_rng(seed)
+    lr = 1e-3 * np.exp(rng.normal(size=400).cumsum() / 4) * (rng.random(400) > 0.1)
+    sizes = np.exp(rng.normal(size=400)) * rng.choice([0.0, 1e-3, 1.0], p=[0.1, 0.1, 0.8], size=400)
+    update = reference.seeking(0.5, 1.5, 0.5, 1.0, 0.1, 0.95, lambda t: lr[t - 1])
+    L = expected = np.array([3e-3, 4e-3])
+    progress, top = np.zeros(PROGRESS), 0.0
+    for t in range(1, 401):
+        x = (rng.normal(size=2) + (1.0 if t < 80 else -0.3)) * (sizes[t - 1] > 0)
+        L, progress = SEEKING.taken(np, L, 0.5, x, sizes[t - 1], progress, lr[t - 1])
+        expected = update(expected, x, sizes[t - 1] * np.ones(1), t)
+        np.testing.assert_allclose(L, expected, rtol=1e-10)
+        top = max(top, lr[t - 1]) if progress[2] > 0 and sizes[t - 1] > 0 else top
+        assert progress[4] == top
+    assert top > 0
+
+
+def test_a_rate_that_rises_after_the_search_makes_no_step_longer_and_one_that_falls_makes_it_shorter():
+    L, progress = np.array([0.01]), np.zeros(PROGRESS)
+    for t in range(100):
+        L, progress = SEEKING.taken(np, L, 0.04, np.array([1.0 if t < 60 else -1.0]), 1.0, progress, 1e-4)
+    found = 1e-4 * L[0]
+    for lr in (1e-3, 1e-2, 5e-3, 0.0, 1e-4, 1e-2):
+        L, progress = SEEKING.taken(np, L, 0.04, np.zeros(1), 1.0, progress, lr)
+        assert lr * L[0] == pytest.approx(found * lr / progress[4], rel=1e-12)
+    assert progress[4] == 1e-2
+
+
 def test_a_growth_that_no_law_survives_is_refused():
     with pytest.raises(ValueError, match="growth must be a number from 0 to 10, got 1000"):
         LawStep(growth=1000)
@@ -249,7 +290,7 @@ def test_a_growth_that_no_law_survives_is_refused():
 def test_growth_ends_with_the_window_in_any_precision(dtype, smoothing):
     """1 - 0.95 is a little more than 1/20 in float64, and less in float32."""
     step = LawStep(q=1.5, growth=0.1, smoothing=smoothing)
-    law, progress, grown = np.ones(1, dtype), np.zeros(4, dtype), 0
+    law, progress, grown = np.ones(1, dtype), np.zeros(PROGRESS, dtype), 0
     for _ in range(2 * round(step.window)):
         new, progress = step.taken(np, law, 0.01, -np.ones(1, dtype), dtype(1), progress)
         progress, grown, law = progress.astype(dtype), grown + (new > law).item(), np.ones(1, dtype)

@@ -8,7 +8,7 @@ import pytest
 import oracles
 from problems import Clipped, SignMomentum, noisy, noisy_quadratic
 from rllc import reference
-from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
+from rllc.law import PROGRESS, DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
 from rllc.memory import (
     LAST_GRADIENT,
     Adam,
@@ -28,7 +28,7 @@ def run(rule, law, c1, c2, step):
     """RLLC with a rule, in NumPy, by the parts that the frameworks use: (θ, M, L) of each step."""
     gradient, theta, L = noisy(H, NOISE), START.copy(), np.asarray(law, float)
     units, hidden, last = (np.zeros(N),) * rule.k, rule.init(np, START), np.float64(0)
-    progress = np.zeros(4)
+    progress = np.zeros(PROGRESS)
     for _ in range(STEPS):
         g, M = gradient(theta), np.stack(units, 1)
         dual = M if rule.metric is None else np.stack([rule.metric(np, u, hidden) for u in units], 1)
@@ -131,7 +131,7 @@ def test_unions_are_flat_and_hidden_states_stay_apart():
 def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
     def scaled(c):
         rule, gradient, theta, L = Adam(eps=0.0), noisy(H, NOISE), START.copy(), np.ones(1)
-        units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(4)
+        units, hidden, progress = (np.zeros(N),), rule.init(np, START), np.zeros(PROGRESS)
         for _ in range(STEPS):
             g, [u] = c * gradient(theta), units
             W, v = np.array([[u @ rule.metric(np, u, hidden)]]), np.array([u @ g])
@@ -146,7 +146,7 @@ def test_the_law_in_a_metric_does_not_see_the_scale_of_the_loss(factor):
 
 
 def taken(step, law, rate, x):
-    law, progress = step.taken(np, np.asarray(law), rate, np.asarray(x), 1.0, np.zeros(4))
+    law, progress = step.taken(np, np.asarray(law), rate, np.asarray(x), 1.0, np.zeros(PROGRESS))
     assert progress[0] == 1
     return law
 
@@ -161,7 +161,7 @@ def test_the_step_of_the_law_is_clipped_by_its_length():
 def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_what_it_found():
     step = LawStep(q=1.5, decay=0.5, growth=0.1, smoothing=0.8)
     signs = [1.0] * 20 + [-1.0] * 10 + [1.0] * 20
-    law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(4), 0.0, None
+    law, progress, mean, found = np.array([3e-3, 4e-3]), np.zeros(PROGRESS), 0.0, None
     for t, sign in enumerate(signs, 1):
         before = law
         law, progress = step.taken(np, law, 0.2, sign * np.array([0.6, 0.8]), 7.0, progress)
@@ -174,12 +174,12 @@ def test_a_law_grows_until_steps_are_long_enough_and_then_learns_in_units_of_wha
             expected = min(found, length + 0.2 / math.sqrt(t) * found * (length / found) ** 1.5 * sign)
         np.testing.assert_allclose(law, expected * np.array([0.6, 0.8]), rtol=1e-12)
     assert found == pytest.approx(5e-3 * math.exp(0.1 * 23))  # the mean follows the sign three steps late
-    assert progress.tolist() == pytest.approx([50, mean, found, 7.0])
+    assert progress.tolist() == pytest.approx([50, mean, found, 7.0, 1.0])
     assert np.linalg.norm(law) == pytest.approx(found, rel=1e-12)  # and no further, whatever x says
 
 
 def test_a_law_whose_rate_is_zero_neither_learns_nor_grows():
-    step, law, progress = LawStep(q=1.5, growth=0.1, smoothing=0.5), np.array([0.01]), np.zeros(4)
+    step, law, progress = LawStep(q=1.5, growth=0.1, smoothing=0.5), np.array([0.01]), np.zeros(PROGRESS)
     for x in (1.0, 0.5, -1.0, -1.0) * 5:
         law, progress = step.taken(np, law, 0.0, np.array([x]), 1.0, progress)
     assert law == 0.01
@@ -187,13 +187,15 @@ def test_a_law_whose_rate_is_zero_neither_learns_nor_grows():
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_a_law_does_not_grow_by_gradients_a_hundredth_as_large_as_the_mean_of_all_so_far(scale):
-    """Nor by none at all; it goes on when they are large again, and one huge gradient does not stop it."""
-    step, law, progress = LawStep(growth=0.1), np.array([1.0]), np.zeros(4)
+    """Nor by none at all, which do not count; it goes on when they are large again, and one huge gradient
+    does not stop it.
+    """
+    step, law, progress = LawStep(growth=0.1), np.array([1.0]), np.zeros(PROGRESS)
     sizes = [1.0] * 9 + [1e-3, 0.0] * 20 + [1.0] + [1e3] + [1.0] * 20
     for t, size in enumerate(sizes, 1):
         before = law
         law, progress = step.taken(np, law, 0.1, np.array([1.0]), scale * size, progress)
-        mean = np.mean(sizes[:t])
+        mean = np.mean([size for size in sizes[:t] if size])
         assert progress[3] == pytest.approx(scale * mean, rel=1e-12)
         assert law[0] == pytest.approx(before[0] * (math.exp(0.1) if size > 0.01 * mean else 1.0), rel=1e-15)
     assert law[0] == pytest.approx(math.exp(0.1 * (9 + 1 + 1 + 20)), rel=1e-12)
@@ -204,7 +206,7 @@ def test_a_relative_step_makes_no_law_longer_by_so_small_a_gradient():
     for x, expected in (([3.0, 4.0], [0.6, 0.8]), ([-0.5, 0.0], [0.55, 0.8]), ([0.0, 1.0], None)):
         laws = {}
         for q in (1.5, 0.0):
-            law, progress = np.array([0.6, 0.8]), np.array([9.0, 0.0, 0.0, 1.0])
+            law, progress = np.array([0.6, 0.8]), np.array([9.0, 0.0, 0.0, 1.0, 0.0])
             laws[q], progress = LawStep(q=q).taken(np, law, 0.1, np.array(x), 1e-3, progress)
             assert progress[3] == (pytest.approx(0.9001) if q else 1.0)
         plain = law + 0.1 * np.array(x)
@@ -239,7 +241,7 @@ def test_the_diagonal_ridge_does_not_see_lengths(size):
         (lambda: LawStep(q=-1), "q must be a finite number >= 0"),
         (lambda: LawStep(clip=0), "clip must be a number > 0"),
         (lambda: LawStep(decay=math.inf), "decay must be a finite number >= 0"),
-        (lambda: LawStep(growth=-0.1), "growth must be a finite number >= 0"),
+        (lambda: LawStep(growth=-0.1), "growth must be a number from 0 to 10"),
         (lambda: LawStep(smoothing=1.0), "smoothing must be in"),
         (lambda: DiagonalRidge(-1.0), "eps must be a finite number >= 0"),
         (lambda: MemoryRule().update(np, START, (), (), START), "has no update"),

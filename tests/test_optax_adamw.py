@@ -53,6 +53,11 @@ STEP = LawStep(q=1.5, clip=1.0)
 TX = rllc_adamw(C1, C2, weight_decay=DECAY, law=1.0, law_step=STEP)
 WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0, law=1.0, law_step=STEP)
 SEEKER = rllc_adamw()
+WARMED_UP = rllc_adamw(lambda count: 1e-3 * jnp.minimum(1.0, jnp.asarray(count, float) / 180))
+
+
+def warmed_up(t):
+    return 1e-3 * min(1.0, (t - 1) / 180)
 
 
 def test_one_batch_is_learned_by_heart_and_stays_so():
@@ -84,8 +89,9 @@ def test_one_batch_is_learned_by_heart_and_stays_so():
     [
         (TX, C1, 1.0, DECAY, oracles.of_the_first(reference.relative(C2, q=1.5, clip=1.0))),
         (SEEKER, 1e-3, 0.01, 0.0, reference.seeking(0.04, 1.5, 0.5, 1.0, 0.1, 0.95)),
+        (WARMED_UP, warmed_up, 0.01, 0.0, reference.seeking(0.04, 1.5, 0.5, 1.0, 0.1, 0.95, warmed_up)),
     ],
-    ids=["relative", "the default"],
+    ids=["relative", "the default", "warm-up"],
 )
 def test_it_is_the_reference(tx, c1, law, decay, law_update):
     """u = m̂/(√v̂ + eps), x = uᵀg / (1 + 1e-3) uᵀm̂ clipped to 1, L += c2 |L|^1.5 x; θ is a unit of law w."""

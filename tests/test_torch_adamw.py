@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 import oracles
 from problems import learned_by_heart, quadratic, tanh_net
 from rllc import reference
-from rllc.law import DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
+from rllc.law import PROGRESS, DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
 from rllc.optax import rllc_adamw
 from rllc.torch import RLLC, RLLCAdamW, one_unit
 from same import same
@@ -90,8 +90,15 @@ def test_it_is_the_process_of_the_reference(way, step, law, decay):
     assert abs(state.L[0] - law) > 1e-3
 
 
-def test_the_default_is_that_of_the_reference_and_of_optax(way):
-    """The law grows, finds a length and anneals: 200 steps of 1e-5 L / L_0 on noisy gradients."""
+def warmed_up(t):
+    return 1e-3 * min(1.0, (t - 1) / 180)
+
+
+@pytest.mark.parametrize("rate", [lambda t: 1e-3, warmed_up], ids=["constant", "warm-up"])
+def test_the_default_is_that_of_the_reference_and_of_optax(way, rate):
+    """The law grows, finds a length and anneals: 200 steps of 1e-5 L / L_0 on noisy gradients. A rate that
+    rises beyond makes no step longer.
+    """
     inspected = (inspect.signature(f).parameters for f in (RLLCAdamW, rllc_adamw))
     ours, theirs = ({name: p.default for name, p in params.items()} for params in inspected)
     assert (ours["lr"], ours["law_lr"]) == (theirs["learning_rate"], theirs["law_learning_rate"])
@@ -100,23 +107,69 @@ def test_the_default_is_that_of_the_reference_and_of_optax(way):
 
     problem, rng = quadratic(), np.random.default_rng(5)
     theta, noise = problem[0], rng.normal(size=(200, problem[0].size))
-    law_update = reference.seeking(0.04, q=1.5, decay=0.5, clip=1.0, growth=0.1, smoothing=0.95)
+    law_update = reference.seeking(0.04, q=1.5, decay=0.5, clip=1.0, growth=0.1, smoothing=0.95, c1=rate)
     rows = iter(noise)
     process = oracles.adam(theta.size).process(
-        lambda theta: problem[1](theta) + next(rows), theta, [0.01], 1e-3, law_update
+        lambda theta: problem[1](theta) + next(rows), theta, [0.01], rate, law_update
     )
     params = parameters(problem)
-    opt, laws = RLLCAdamW(params, **way), []
-    for row in noise:
+    opt, laws, lengths = RLLCAdamW(params, **way), [], []
+    for t, row in enumerate(noise, 1):
         state = next(process)
+        opt.param_groups[0]["lr"] = rate(t)
         take(params, problem[1](flat(params)) + row)
         opt.step()
         laws.append(float(opt.law))
+        lengths.append(rate(t) * laws[-1])
         assert laws[-1] == pytest.approx(state.L[0], rel=1e-9)
     np.testing.assert_allclose(flat(params), state.theta, rtol=1e-9, atol=1e-12)
     found = int(np.argmax(laws))
-    assert 20 <= found < 150 and laws[found] == pytest.approx(0.01 * math.exp(0.1 * (found + 1)))
-    assert laws[-1] < laws[found]
+    waited = sum(rate(t) == 0 for t in range(1, 201))
+    assert 20 <= found < 150 and laws[found] == pytest.approx(0.01 * math.exp(0.1 * (found + 1 - waited)))
+    assert laws[-1] < laws[found] and max(lengths[found:]) <= rate(found + 2) * laws[found] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("how", ["another lr", "tensors"])
+def test_what_stays_says_nothing_to_the_law(way, how):
+    """A group of lr = 0 beside one that moves: the law is that of the other alone. The gradients of what
+    stays agree for ever, and the law would grow until it breaks what moves.
+    """
+    number = torch.tensor if how == "tensors" else float
+    problem, rng = quadratic(), np.random.default_rng(1)
+    params, alone = parameters(problem), parameters(problem)
+    start = params[0].detach().clone()
+    groups = [{"params": params[:1], "lr": number(0.0)}, {"params": params[1:], "lr": number(1e-3)}]
+    both, one = RLLCAdamW(groups, **way), RLLCAdamW(alone[1:], **way)
+    for _ in range(150):
+        g = problem[1](flat(params)) + rng.normal(size=problem[0].size)
+        take(params, g), take(alone, g)
+        both.step(), one.step()
+        assert float(both.law) == pytest.approx(float(one.law), rel=1e-9)
+    assert torch.equal(params[0], start) and both.param_groups[0]["progress"][2] > 0
+    params[0].grad[0] = math.nan  # but it is not taken in either
+    before = copy.deepcopy(both.state_dict()["state"])
+    both.step()
+    assert both.skipped == 1
+    same(both.state_dict()["state"], before)
+
+
+def test_where_nothing_moves_the_law_waits(way):
+    params, rng = parameters(quadratic()), np.random.default_rng(1)
+    opt = RLLCAdamW(params, lr=0.0, **way)
+    for _ in range(100):
+        take(params, quadratic()[1](flat(params)) + rng.normal(size=24))
+        opt.step()
+    assert float(opt.law) == 0.01 and opt.param_groups[0]["progress"][2] == 0
+
+
+def test_gradients_of_zero_at_the_start_do_not_end_the_search(way):
+    params, rng = parameters(quadratic()), np.random.default_rng(1)
+    opt = RLLCAdamW(params, **way)
+    for t in range(150):
+        take(params, (quadratic()[1](flat(params)) + 0.01 * rng.normal(size=24)) * (t >= 40))
+        opt.step()
+        assert t >= 40 or (float(opt.law), opt.param_groups[0]["progress"]) == (0.01, (0.0,) * PROGRESS)
+    assert float(opt.law) > 1
 
 
 def test_one_batch_is_learned_by_heart_and_stays_so(way):
@@ -421,12 +474,14 @@ def test_foreign_states_are_refused_before_anything_changes():
         same(opt.state_dict(), before)
 
 
-def test_a_state_without_a_mean_of_the_gradients_size_goes_on():
+@pytest.mark.parametrize("kept", [3, 4])
+def test_a_state_without_the_last_numbers_of_its_progress_goes_on(kept):
     _, opt = run(lambda params: RLLCAdamW(params), 5)
     older = copy.deepcopy(opt.state_dict())
-    older["param_groups"][0]["progress"] = older["param_groups"][0]["progress"][:3]
+    older["param_groups"][0]["progress"] = older["param_groups"][0]["progress"][:kept]
     opt.load_state_dict(older)
-    assert opt.param_groups[0]["progress"] == (*older["param_groups"][0]["progress"], 0.0)
+    zeros = (0.0,) * (PROGRESS - kept)
+    assert opt.param_groups[0]["progress"] == (*older["param_groups"][0]["progress"], *zeros)
 
 
 def test_schedulers_and_closures():

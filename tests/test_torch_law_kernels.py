@@ -54,6 +54,11 @@ class Books:
         self.shares = [Share(group, one, passes, None, None, 0) for group in self.groups]
         self.there = learning.on(torch.device("cpu"), self.solver.host)
 
+    def schedule(self, step, rates):
+        """Learning rates that rise, fall and are zero."""
+        for group, (lr, *_) in zip(self.groups, rates, strict=True):
+            group["lr"] = lr * (1.0, 1.0, 3.0, 0.0, 0.5, 5.0)[step % 6]
+
     def by_torch(self, found):
         taking = [True] * len(self.groups)
         return stepping.on_device(
@@ -129,7 +134,8 @@ def drawn(size, shares, steps):
 @CASES
 def test_the_law_by_triton(triton, memory, law_step, inverse, rates):
     mine, theirs = (Books(memory, inverse, True, law_step, rates, seed=7) for _ in range(2))
-    for found in drawn(len(mine.solver.rows[0]), len(rates), 12):
+    for step, found in enumerate(drawn(len(mine.solver.rows[0]), len(rates), 12)):
+        mine.schedule(step, rates), theirs.schedule(step, rates)
         assert mine.by_triton(triton, found) and theirs.by_torch(found)
     same_books(mine, theirs)
     assert memory != "M(0.9)" or mine.groups[0]["progress"][2] > 0  # so that both its parts are seen
@@ -139,7 +145,8 @@ def test_the_law_by_triton(triton, memory, law_step, inverse, rates):
 @pytest.mark.parametrize("guard", [True, False])
 def test_the_law_by_numba(numba, memory, law_step, inverse, rates, guard):
     mine, theirs = (Books(memory, inverse, guard, law_step, rates, seed=7) for _ in range(2))
-    for found in drawn(len(mine.solver.rows[0]), len(rates), 40):
+    for step, found in enumerate(drawn(len(mine.solver.rows[0]), len(rates), 40)):
+        mine.schedule(step, rates), theirs.schedule(step, rates)
         assert mine.on_host(found, numba) and theirs.on_host(found)
     same_books(mine, theirs)
     assert memory != "M(0.9)" or mine.groups[0]["progress"][2] > 0

@@ -145,7 +145,8 @@ def test_a_search_without_a_rate_finds_nothing():
         p.grad = torch.randn(20)
         opt.step()
     assert opt.param_groups[0]["progress"][2] == 0
-    L, progress = SEEKING.taken(torch, *map(torch.tensor, ([0.5], 0.0, [-1.0], 1.0, [100.0, -1.0, 0.0, 1.0])))
+    state = [0.5], 0.0, [-1.0], 1.0, [100.0, -1.0, 0.0, 1.0, 0.0], 1e-3
+    L, progress = SEEKING.taken(torch, *map(torch.tensor, state))
     assert L == 0.5 and progress[2] == 0
 
 
@@ -238,3 +239,72 @@ def test_the_condition_of_units_in_float8_is_that_of_their_numbers():
         return told["rllc/condition"]
 
     assert condition(torch.float8_e4m3fn) == pytest.approx(condition(None), rel=0.05)
+
+
+def test_a_buffer_that_has_grown_begins_anew():
+    """A cache of cosines for longer texts: the parameters had moved when the average failed."""
+    net = nn.Linear(3, 1)
+    net.register_buffer("cache", torch.ones(4), persistent=False)
+    net.register_buffer("mean", torch.zeros(2))
+    opt = stepped(RLLCAdamW(net.parameters(), buffers=net), 3)
+    net.register_buffer("cache", 2 * torch.ones(8), persistent=False)
+    net.mean.fill_(1.0)
+    stepped(opt)
+    with opt.averaged():
+        assert torch.equal(net.cache, 2 * torch.ones(8)) and bool((net.mean > 0).all() & (net.mean < 1).all())
+
+
+def test_a_buffer_without_a_shape_is_refused_by_name():
+    net = nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d())
+    with pytest.raises(ValueError, match=r"buffers have no shape yet \('1.running_mean'\): pass one batch"):
+        RLLC(net[0].parameters(), "M(0.9)", 0.1, 0.01, average=9.0, buffers=net)
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_hooks_of_states_are_called(make):
+    seen, opt = [], make([parameter(6)])
+    opt.register_state_dict_pre_hook(lambda opt: seen.append("before saving"))
+    opt.register_state_dict_post_hook(lambda opt, state: seen.append("saved"))
+    opt.register_load_state_dict_pre_hook(lambda opt, state: seen.append("before loading"))
+    opt.register_load_state_dict_post_hook(lambda opt: seen.append("loaded"))
+    opt.load_state_dict(stepped(opt).state_dict())
+    assert seen[:2] == ["before saving", "saved"] and seen[-2:] == ["before loading", "loaded"]
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_state_and_groups_can_be_set(make):
+    opt = stepped(make([parameter(6)]), 2)
+    opt.state = type(opt.state)(dict)
+    opt.param_groups = list(opt.param_groups)
+    assert not opt.state
+    stepped(opt)
+    assert opt.state
+
+
+def test_a_state_of_a_fused_optimizer_goes_on_where_there_is_none():
+    p = parameter(6)
+    fused = stepped(RLLC([p], "M(0.9)", 0.1, 0.01, fused=True), 2)
+    opt = RLLC([nn.Parameter(p.detach().clone())], "M(0.9)", 0.1, 0.01, capturable=True)
+    opt.load_state_dict(copy.deepcopy(fused.state_dict()))
+    assert stepped(opt).param_groups[0]["fused"] is None
+    assert torch.allclose(stepped(fused).law, opt.law)
+
+
+def test_a_rate_whose_square_is_zero_is_zero():
+    opt = stepped(RLLC.around(torch.optim.SGD([parameter(6)], 0.1), 0.01), 2)
+    opt.param_groups[0]["lr"] = 1e-200
+    law = stepped(opt).law
+    assert torch.equal(stepped(opt).law, law) and opt.skipped == 0
+
+
+def test_what_is_shown_has_no_averages_in_it():
+    net = nn.Sequential(nn.Linear(6, 400), nn.BatchNorm1d(400))
+    said = repr(RLLCAdamW(net.parameters(), buffers=net))
+    assert "lr: 0.001" in said and "law: tensor" in said and len(said) < 700
+
+
+def test_a_base_that_took_over_a_state_of_its_own_says_so():
+    opt = stepped(MAKE["around"]([parameter(6)]))
+    opt.base.load_state_dict(torch.optim.SGD([parameter(6)], 0.1).state_dict())
+    with pytest.raises(RuntimeError, match="has taken over a state without a law"):
+        _ = opt.law

@@ -166,7 +166,7 @@ def test_a_law_that_grows_before_it_learns(way):
     found, opt = in_torch(p, start, 0.02, 0.05, law_step=LawStep(**options), guard=False, **way)
     oracle = oracles.linear(p, reference.gramian_ridge(p, 1e-3))
     assert_is_reference(found, oracle, start, 0.02, reference.seeking(0.05, **options))
-    count, _, size, _ = opt.param_groups[0]["progress"].tolist()
+    count, _, size, _, _ = opt.param_groups[0]["progress"].tolist()
     assert count == STEPS and 0.01 < size < max(law[0] for _, law in found) * (1 + 1e-12)
 
 

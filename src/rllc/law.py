@@ -60,7 +60,7 @@ LARGEST_GROWTH = 10.0
 # No law of a run that can be saved: float32 parameters could not take its step.
 LOST = 1e30
 # How many numbers a law step keeps from step to step.
-PROGRESS = 4
+PROGRESS = 5
 
 
 class Sums(NamedTuple):
@@ -224,6 +224,10 @@ class LawStep:
     s = |L|, and the law learns, but no further than to s again. Begun small enough, the learning rate need
     not be known. Without growth s = 1, and no bound.
 
+    What the search has found is how long steps may be, c1 s. So where c1 rises above all that it has been
+    since (warm-up, a cycle), s and L fall as it rises; where it falls, steps fall with it. A gradient that is
+    zero throughout says nothing: such a step is not counted. And where c1 is 0 the search waits.
+
     A network that has learned all its data says forever that steps should be longer, until they break it:
     hence that bound, and where a gradient is QUIET, a hundredth of the mean size of all so far, no law grows,
     and without growth no relative step makes it longer.
@@ -258,17 +262,30 @@ class LawStep:
         return round(1 / (1 - self.smoothing), 6)
 
     def taken(
-        self, xp: ModuleType, law: Array, rate: Any, x: Array, gradient: Array, progress: Array
+        self,
+        xp: ModuleType,
+        law: Array,
+        rate: Any,
+        x: Array,
+        gradient: Array,
+        progress: Array,
+        lr: Any = 1.0,
     ) -> tuple[Array, Array]:
         """The law (k,) after the step, and the progress: t; if it grows, the mean of x along the law and s
-        once it is found; if it grows or steps are relative, the mean of |g| over all steps.
+        once it is found; if it grows or steps are relative, the mean of |g| over all steps; if it grows, the
+        largest c1 since s was found.
 
         Args:
             rate: c2; with 0 the law stays, and neither grows nor finds its size.
             gradient: |g|, ().
             progress: (PROGRESS,) zeros before the first step.
+            lr: c1, of several the largest; if it grows.
         """
-        t, mean, size, usual = progress[0] + 1, progress[1], progress[2], progress[3]
+        before, (t, mean, size, usual, top) = law, (progress[i] for i in range(PROGRESS))
+        t = t + 1
+        if self.growth:
+            back = xp.where((top > 0) & (lr > top), top / xp.where(lr > 0, lr, 1.0), 1.0)
+            law, size, rate = law * back, size * back, xp.where(lr > 0, rate, 0.0)
         length = _length(xp, law)
         if self.clip < math.inf:
             x = _within(xp, x, self.clip)
@@ -284,12 +301,16 @@ class LawStep:
             grown = law * xp.where(is_quiet | (rate <= 0), 1.0, 1 + math.expm1(self.growth))
             learned = law + self._move(xp, rate, x, t, length, s)
             law = xp.where(size > 0, _within(xp, learned, s), grown)
+            top = xp.where(size > 0, xp.where(lr > top, lr, top), 0.0)
         elif self.q:
             learned = law + self._move(xp, rate, x, t, length, 1.0)
             law = xp.where(is_quiet, _within(xp, learned, length), learned)
         else:
             law = law + self._move(xp, rate, x, t, length, 1.0)
-        return law, xp.stack([t, mean, size, usual])
+        after = xp.stack([t, mean, size, usual, top])
+        if self.growth:
+            law, after = xp.where(gradient > 0, law, before), xp.where(gradient > 0, after, progress)
+        return law, after
 
     def _move(self, xp: ModuleType, rate: Any, x: Array, t: Any, length: Array, s: Any) -> Array:
         """c2 t^(-decay) s (|L|/s)^q x; a relative one no longer than LEAP |L|."""

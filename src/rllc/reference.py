@@ -77,7 +77,7 @@ def general(
     update: Memory,
     hidden: Any,
     law: ArrayLike,
-    c1: float,
+    c1: float | Callable[[int], float],
     law_update: LawUpdate,
     correction: Correction,
 ) -> Iterator[State]:
@@ -86,7 +86,7 @@ def general(
     Args:
         gradient: θ (n,) -> g (n,). theta: θ_0 (n,). law: L_0 (k,).
         update: (M (n, k), H, g, θ) -> (M, H), θ being where g was taken. hidden: H_0.
-        c1: the learning rate.
+        c1: the learning rate, or a function of t to it.
         law_update: (L, x, g, t) -> L, t = 1 at the first step. correction: (M, H, g) -> M⁺g.
     """
     theta, L, H = np.asarray(theta, np.float64), np.asarray(law, np.float64), hidden
@@ -95,7 +95,7 @@ def general(
         g, t = gradient(theta), t + 1  # get new gradient
         L = law_update(L, correction(M, H, g), g, t)  # RLLC step
         M, H = update(M, H, g, theta)  # memory update
-        theta = theta - c1 * M @ L  # learning step
+        theta = theta - (c1(t) if callable(c1) else c1) * M @ L  # learning step
         yield State(theta, M, L)
 
 
@@ -123,26 +123,42 @@ def relative(c2: float, q: float = 0.0, decay: float = 0.0, clip: float = np.inf
     return update
 
 
-def seeking(c2: float, q: float, decay: float, clip: float, growth: float, smoothing: float) -> LawUpdate:
+def seeking(
+    c2: float,
+    q: float,
+    decay: float,
+    clip: float,
+    growth: float,
+    smoothing: float,
+    c1: Callable[[int], float] = lambda t: 1.0,
+) -> LawUpdate:
     """A law that grows by e^growth a step while the mean of x along it is positive, and then learns.
 
     It does not grow where |g| is quiet, as `relative` has it. Then L + c2 t^(-decay) s (|L|/s)^q x, with
-    s = |L| as found, |x| at most clip, and the law never beyond s.
+    s = |L| as found, |x| at most clip, and the law never beyond s. Where c1(t) rises above all since then,
+    L and s fall as it rises. With c1 = 0 or c2 = 0 the law stays. t counts gradients that are not zero.
     """
-    mean, s = 0.0, 0.0
+    mean, s, top = 0.0, 0.0, 0.0
     sizes: list[float] = []
 
-    def update(L: Array, x: Array, g: Array, t: int) -> Array:
-        nonlocal mean, s
+    def update(L: Array, x: Array, g: Array, step: int) -> Array:
+        nonlocal mean, s, top
+        if not g.any():
+            return L
         sizes.append(float(np.linalg.norm(g)))
+        t, lr = len(sizes), c1(step)
+        stays = lr == 0 or c2 == 0
+        if 0 < top < lr:
+            L, s = L * top / lr, s * top / lr
         length, x = float(np.linalg.norm(L)), _at_most(clip, x)
         mean = smoothing * mean + (1 - smoothing) * (float(L @ x) / length if length else 0.0)
-        if s == 0 and mean <= 0 and t >= round(1 / (1 - smoothing), 6):
+        if s == 0 and mean <= 0 and t >= round(1 / (1 - smoothing), 6) and not stays:
             s = length
         if s == 0:
-            return L if _is_quiet(sizes) else L * np.exp(growth)
-        step = c2 * t**-decay * s * (length / s) ** q * x
-        return _at_most(s, L + (_at_most(length / 10, step) if q else step))
+            return L if stays or _is_quiet(sizes) else L * np.exp(growth)
+        top = max(top, lr)
+        move = (c2 if lr > 0 else 0.0) * t**-decay * s * (length / s) ** q * x
+        return _at_most(s, L + (_at_most(length / 10, move) if q else move))
 
     return update
 

@@ -44,7 +44,7 @@ class ScaleByRulesState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient or a new unit was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
-    progress: jax.Array  # (4,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: jax.Array  # (5,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
     last_size: jax.Array  # () like law: |g| of the last gradient that memory has taken in
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
     hidden: tuple[Any, ...]  # of each member of the memory its hidden state, in at least float32

@@ -41,7 +41,7 @@ class ScaleByRLLCState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # () int32: updates asked for, skipped ones too
     skipped: jax.Array  # () int32: updates skipped because a gradient was not finite
     law: jax.Array  # (k,) float32, or float64 where JAX has it enabled: L
-    progress: jax.Array  # (4,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: jax.Array  # (5,) like law: of the law's step, as `rllc.law.LawStep.taken` keeps it
     faded: jax.Array  # (k, k) like law: Bˢ, s zero gradients since the last other one (`rllc.law.fade`)
     memory: tuple[optax.Updates, ...]  # k trees like the parameters: m_1, ..., m_k
 

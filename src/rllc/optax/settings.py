@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     guard: bool
     scope: Scope
     axes: tuple[str, ...]
+    learning_rate: Rate
 
     def decays(self) -> bool:
         return not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
@@ -47,14 +48,16 @@ def next_law(
     """L after the correction x, the progress of its steps, and whether to take it: sound, all of it finite
     and L not lost.
     """
-    rate = settings.law_learning_rate
-    c2 = rate(state.count) if callable(rate) else rate
+    c1, c2 = (
+        rate(state.count) if callable(rate) else rate
+        for rate in (settings.learning_rate, settings.law_learning_rate)
+    )
     dtype = state.law.dtype
 
     def taken(
         law: jax.Array, x: jax.Array, size: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        law, progress = settings.law_step.taken(jnp, law, c2, x, size, progress)
+        law, progress = settings.law_step.taken(jnp, law, c2, x, size, progress, c1)
         return law.astype(dtype), progress.astype(dtype)
 
     law, progress = each(laws, taken, state.law, x, sums.gradient_size(jnp), state.progress)

@@ -84,6 +84,7 @@ def rllc(
             axis_name=axis_name,
             law_step=law_step,
             scope=scope,
+            learning_rate=learning_rate,
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -100,10 +101,12 @@ def scale_by_rllc(
     axis_name: str | tuple[str, ...] = (),
     law_step: LawStep = ADDITIVE,
     scope: Scope = "all",
+    learning_rate: Rate = 1.0,
 ) -> optax.GradientTransformation:
     """Turn a gradient g into M L + w θ, updating L and M on the way; arguments as in `rllc`.
 
-    The updates point uphill, as optax has it: chain with `optax.scale_by_learning_rate`.
+    The updates point uphill, as optax has it: chain with `optax.scale_by_learning_rate`. If its rate changes,
+    a law that searches (`LawStep.growth`) must know: give it here, too.
 
     A gradient with an entry that is not finite, or for which a memory unit or hidden state would not be, is
     skipped whole, whatever the scope: zero updates, memory and law unchanged, `skipped` one up. It cannot
@@ -114,6 +117,7 @@ def scale_by_rllc(
     least float32. A complex leaf is treated as its real view: <x, y> = Re(conj(x) y). Rules of `rllc.memory`
     are for real ones.
     """
+    check_rate("learning_rate", learning_rate)
     check_rate("law_learning_rate", law_learning_rate)
     check_rate("weight_decay", weight_decay, may_change=False)
     check_scope(scope)
@@ -123,7 +127,9 @@ def scale_by_rllc(
     def settings(*, linear: bool) -> Settings:
         chosen = _law.chosen_inverse(eps, inverse, linear=linear)
         guarded = _law.chosen_guard(guard, linear=linear)
-        return Settings(chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes)
+        return Settings(
+            chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes, learning_rate
+        )
 
     if isinstance(memory, MemoryRule | TreeMemory | Union):
         return general.transformation(as_members(memory), settings(linear=False), law)

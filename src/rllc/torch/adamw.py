@@ -59,7 +59,8 @@ class RLLCAdamW(OneUnit):
     Args:
         params: parameters or groups, as for every torch optimizer.
         lr: c1 >= 0, a number or a tensor of one entry: the unit of the law. It sets the first step, lr * law,
-            and the decay, hardly the rate that is found.
+            and the decay, hardly the rate that is found. A schedule may stay: where lr rises after the search
+            steps become no longer, where it falls they become shorter. Groups with lr = 0 are not heard.
         law_lr: c2 >= 0, likewise, of the whole optimizer; later `param_groups[0]["law_lr"]`.
         betas, eps: AdamW's; eps > 0.
         weight_decay: w >= 0, decoupled: multiplied by lr, not by the law (0; of torch's AdamW 0.01).
@@ -143,12 +144,12 @@ class RLLCAdamW(OneUnit):
             return loss
         one_unit.home(keeper)
         shares = [adamw_passes.by_torch(share) for share in shares]
-        sums, anyone = one_unit.everywhere(self._spread, _sums(shares), bool(shares))
+        sums, anyone = one_unit.everywhere(self._spread, self._sums(shares), bool(shares))
         if not anyone:
             return loss
         alone = self._spread is None
-        learned = one_unit.learn(self._rule, keeper, sums, self.param_groups)
-        if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[2], alone):
+        learned = one_unit.learn(self._rule, keeper, sums[:3], self.param_groups)
+        if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[3], alone):
             keeper["skipped"] += 1
             return loss
         weight = self._next_weight()
@@ -199,6 +200,21 @@ class RLLCAdamW(OneUnit):
         self._plans = [share.plan for share in shares]
         return shares
 
+    def _sums(self, shares: Sequence[Share]) -> Array:
+        """(4,) uᵀm̂, uᵀg and gᵀg over the parameters here that move, unless none does; and gᵀg over all.
+
+        Of what stays, lr = 0, the gradient agrees with the unit for ever: no step it asks for is ever made.
+        """
+        anyone_moves = any(group["lr"] > 0 for group in self.param_groups)
+        total = np.zeros(4)
+        for share in shares:
+            own = adamw_passes.sums(share)
+            total[3] += own[2]
+            if anyone_moves and not share.group["lr"] > 0:
+                own[np.isfinite(own)] = 0.0  # what is not finite is heard: the step is skipped
+            total[:3] += own
+        return total
+
     def _share(self, group: dict[str, Any], params: Unit, gradient: Unit, copies: int, plan: Any) -> Share:
         states = [self.state[p] for p in params]
         for p, state in zip(params, states, strict=True):
@@ -218,12 +234,6 @@ class RLLCAdamW(OneUnit):
         part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)
         unsaid = self._spread is None and self.defaults["fused"] is None and self.defaults["foreach"] is None
         return adamw_passes.share(group, part, steps, copies, plan, unsaid)
-
-
-def _sums(shares: Sequence[Share]) -> Array:
-    """(3,) uᵀm̂, uᵀg and gᵀg over the parameters here."""
-    own = [adamw_passes.sums(share) for share in shares]
-    return own[0] if len(own) == 1 else sum(own, start=np.zeros(3))
 
 
 def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

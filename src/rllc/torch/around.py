@@ -23,6 +23,7 @@ __all__ = ["Around"]
 
 Array = NDArray[np.float64]
 
+LEAST_RATE = 1e-150  # 1 over its square is still a number
 FASTEST = {"foreach": None, "fused": None, "capturable": None}
 
 
@@ -99,6 +100,7 @@ class Around(OneUnit):
         books = one_unit.books(self._memory, law, law_lr)
         # What every optimizer has beside groups, state and defaults, which are the base's.
         super().__setstate__({})
+        self._share_hooks()
         self.param_groups[0] |= books
         self._open_average(average, buffers)
 
@@ -106,15 +108,33 @@ class Around(OneUnit):
     def _memory(self) -> str:  # type: ignore[override]
         return f"around {type(self.base).__name__}"
 
+    def _share_hooks(self) -> None:
+        """Those of states, which the base saves and loads: whoever hooks the one has hooked the other."""
+        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
+            setattr(self, f"_optimizer_{hooks}_hooks", getattr(self.base, f"_optimizer_{hooks}_hooks"))
+
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def law(self) -> Tensor:
+        """L, (1,) float64 on the CPU: a copy."""
+        return self._keeper()["law"].cpu().clone()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base's."""
         return self.base.param_groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The base's, with the unit beside it."""
         return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
 
     @property
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
@@ -188,8 +208,8 @@ class Around(OneUnit):
         """(3,) uᵀP⁻¹u, uᵀg and gᵀg over the parameters here, each over the number of its copies."""
         sums = np.zeros(3)
         for group, params, count, rate in self._shares(units):
-            # Multiplied through, so that a rate of zero gives a unit of zero.
-            per_lr = 1 / rate if rate else 0.0
+            # Multiplied through, so that a rate of zero, or one whose square is, gives a unit of zero.
+            per_lr = 1 / rate if rate > LEAST_RATE else 0.0
             sign = -1 if group.get("maximize") else 1
             factors = np.array([per_lr**2, sign * per_lr, 1.0])
             sums += factors * self._inner_products(group, params, units) / count

@@ -159,7 +159,7 @@ class Averaging(torch.optim.Optimizer):
         """Average with this power from now on, or not at all; after the parameter groups are there.
 
         Raises:
-            ValueError: the power is no finite number >= 0.
+            ValueError: the power is no finite number >= 0, or a buffer has no shape yet.
         """
         self._net = buffers if isinstance(buffers, nn.Module) else None
         self._kept = []
@@ -169,10 +169,20 @@ class Averaging(torch.optim.Optimizer):
             return
         if not is_number(power, lambda p: 0 <= p < math.inf):
             raise ValueError(f"average must be a finite power >= 0, such as 9.0, or None, got {power!r}")
+        named = list(buffers.named_buffers() if isinstance(buffers, nn.Module) else ((b, b) for b in buffers))
+        if lazy := [name for name, b in named if nn.parameter.is_lazy(b)]:
+            raise ValueError(f"buffers have no shape yet ({lazy[0]!r}): pass one batch through the net first")
         # Counters and masks, which are no statistics, are in evaluation what they are in training.
-        named = buffers.named_buffers() if isinstance(buffers, nn.Module) else ((b, b) for b in buffers)
         self._kept = [kept for kept, b in named if b.is_floating_point() and bool(b.isfinite().all())]
         self.param_groups[0] |= _books(float(power), self._buffers)
+
+    def __repr__(self) -> str:
+        """As torch has it, without the averages of the buffers, which may be thousands of numbers."""
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            said = sorted(set(group) - {"params", "buffers", "training_buffers"})
+            lines += [f"Parameter Group {i}", *(f"    {name}: {group[name]}" for name in said)]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     @property
     def _buffers(self) -> list[Tensor]:
@@ -245,8 +255,15 @@ class Averaging(torch.optim.Optimizer):
         if not self._kept:
             return
         keeper, buffers = self.param_groups[0], self._buffers
-        if any(a.device != b.device for a, b in zip(keeper["buffers"], buffers, strict=True)):
-            keeper["buffers"] = [a.to(b.device) for a, b in zip(keeper["buffers"], buffers, strict=True)]
+        if any(
+            (a.device, a.shape) != (b.device, b.shape)
+            for a, b in zip(keeper["buffers"], buffers, strict=True)
+        ):
+            # A buffer of another shape, such as a cache that has grown, is another: its average begins anew.
+            keeper["buffers"] = [
+                a.to(b.device) if a.shape == b.shape else _started(b)
+                for a, b in zip(keeper["buffers"], buffers, strict=True)
+            ]
         _mix(keeper["buffers"], buffers, weight)
 
     # --- Within ---------------------------------------------------------------------------------------
@@ -290,9 +307,13 @@ def _books(power: float, buffers: Sequence[Tensor]) -> dict[str, Any]:
     return {
         "average": power,
         "averaged": 0,  # on the device a tensor
-        "buffers": [b.detach().clone().to(wide_dtype(b)) for b in buffers],
+        "buffers": list(map(_started, buffers)),
         "evaluating": False,
     }
+
+
+def _started(b: Tensor) -> Tensor:
+    return b.detach().clone().to(wide_dtype(b))
 
 
 def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Tensor]) -> None:

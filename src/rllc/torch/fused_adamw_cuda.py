@@ -85,7 +85,7 @@ def learn(
     shared = books | unused | {"last": keeper["last_size"], "law_lr": keeper["law_lr"]}
     solver, there = _solver(rule, found.device)
     return fused_law_cuda.learn(
-        solver, there, [group | shared for group in groups], found, COARSEST, MOST, LOST
+        solver, there, [group | shared for group in groups], found, COARSEST, MOST, LOST, moving=True
     )
 
 

@@ -17,12 +17,12 @@ ENDINGS = {kernels_law_cpu.TAKEN: True, kernels_law_cpu.NOT_FINITE: False, kerne
 
 
 def learn(
-    solver: Solver, rates: list[float], found: Array, books: Learned, rounding: float, most: float
+    solver: Solver, rates: list[float], lr: float, found: Array, books: Learned, rounding: float, most: float
 ) -> bool | None:
     """Law and books, arrays of NumPy, in place; or False if something is not finite, None if too large.
 
     Args:
-        rates: law_lr of each share; found: (shares, r+1, r+1) float64.
+        rates: law_lr of each share, lr: the largest of all; found: (shares, r+1, r+1) float64.
         rounding: relative error of the sums; most: what no entry of memory may reach.
     """
     inverse, step, host = solver.inverse, solver.step, solver.host
@@ -30,6 +30,7 @@ def learn(
     ending = kernels_law_cpu.learn(
         found,
         np.array(rates, np.float64),
+        lr,
         *books,
         host.frame.basis,
         host.frame.metric,

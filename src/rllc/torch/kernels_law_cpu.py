@@ -90,6 +90,7 @@ def _take(
     x: Array,
     gradient: float,
     progress: Array,
+    lr: float,
     q: float,
     decay: float,
     clip: float,
@@ -98,6 +99,13 @@ def _take(
     window: float,
 ) -> None:
     """`rllc.law.LawStep.taken`, law and progress in place; growth is e^growth - 1."""
+    if growth:
+        if not gradient > 0:
+            return
+        if progress[4] > 0 and lr > progress[4]:
+            _scale(law, progress[4] / lr)
+            progress[2] *= progress[4] / lr
+        rate = rate if lr > 0 else 0.0
     length = math.sqrt(_dot(law, law))
     progress[0] += 1
     _shorten(x, clip)
@@ -115,6 +123,7 @@ def _take(
         if not s > 0:
             _scale(law, 1.0 if is_quiet or rate <= 0 else 1 + growth)
             return
+        progress[4] = max(progress[4], lr)
     elif is_quiet:
         bound = length
     factor *= s * (length / s) ** q if q else s
@@ -140,6 +149,7 @@ def _fade(faded: Array, B: Array, out: Array) -> None:
 def learn(
     found: Array,
     rates: Array,
+    lr: float,
     law: Array,
     faded: Array,
     last: Array,
@@ -164,10 +174,10 @@ def learn(
 ) -> int:
     """The law and what is kept beside it, in place: TAKEN, NOT_FINITE or TOO_LARGE.
 
-    found (shares, r+1, r+1) sums; rates (shares,) law_lr; law (k), faded (k, k), last () and progress (4) as
-    in `rllc.torch.learning.Learned`; basis (k, r), metric (r, r), growth_of_sums (r+1) and B (k, k) as in
-    `rllc.torch.learning.Constants`. first: the guard's level for a gradient of size one; most: what no entry
-    may reach; weighed: whether M⁺g is that of the share of the largest rate.
+    found (shares, r+1, r+1) sums; rates (shares,) law_lr; lr the largest; law (k), faded (k, k), last () and
+    progress (5) as in `rllc.torch.learning.Learned`; basis (k, r), metric (r, r), growth_of_sums (r+1) and
+    B (k, k) as in `rllc.torch.learning.Constants`. first: the guard's level for a gradient of size one; most:
+    what no entry may reach; weighed: whether M⁺g is that of the share of the largest rate.
     """
     shares, r, k = found.shape[0], found.shape[1] - 1, law.size
     largest, finite, fits = 0.0, True, True
@@ -201,7 +211,18 @@ def learn(
         _scale(x, min(shrunk, 1.0))
     new_law, new_progress, new_faded, size = law.copy(), progress.copy(), faded.copy(), math.sqrt(gg)
     _take(
-        new_law, largest if weighed else 1.0, x, size, new_progress, q, decay, clip, growth, smoothing, window
+        new_law,
+        largest if weighed else 1.0,
+        x,
+        size,
+        new_progress,
+        lr,
+        q,
+        decay,
+        clip,
+        growth,
+        smoothing,
+        window,
     )
     for i in range(k):
         finite = finite and math.isfinite(new_law[i])

@@ -100,6 +100,7 @@ def _taken(
     x,
     gradient,
     progress,
+    lr,
     q: tl.constexpr,
     decay: tl.constexpr,
     clip: tl.constexpr,
@@ -109,7 +110,10 @@ def _taken(
 ):
     """`rllc.law.LawStep.taken`; growth is e^growth - 1, clip 0 for none."""
     t, mean, size = tl.load(progress) + 1, tl.load(progress + 1), tl.load(progress + 2)
-    usual = tl.load(progress + 3)
+    usual, top = tl.load(progress + 3), tl.load(progress + 4)
+    if growth > 0:
+        back = tl.where((top > 0) & (lr > top), top / tl.where(lr > 0, lr, 1.0), 1.0)
+        law, size, rate = law * back, size * back, tl.where(lr > 0, rate, 0.0)
     if clip > 0:
         x = _within(x, clip)
     rate_now = rate * _power(t, -decay) if decay > 0 else rate
@@ -129,12 +133,13 @@ def _taken(
         learned = law + move
         grown = tl.where(is_quiet | (rate <= 0), law, law * (1 + growth))
         law = tl.where(size > 0, _within(learned, s), grown)
+        top = tl.where(size > 0, tl.maximum(lr, top), 0.0)
     elif q > 0:
         learned = law + _within(rate_now * _power(length, q) * x, LEAP * length)
         law = tl.where(is_quiet, _within(learned, length), learned)
     else:
         law += rate_now * x
-    return law, t, mean, size, usual
+    return law, t, mean, size, usual, top
 
 
 @triton.jit
@@ -168,6 +173,7 @@ def learn(
     most: tl.constexpr,
     lost: tl.constexpr,
     weighed: tl.constexpr,
+    moving: tl.constexpr,
     drawn: tl.constexpr,
     q: tl.constexpr,
     decay: tl.constexpr,
@@ -179,25 +185,26 @@ def learn(
     """The law and what is kept beside it, in place, and the numbers of the second pass.
 
     found: (SHARES, R+1, R+1) sums. rates: (SHARES, 3) lr, law_lr and weight decay; fed: (SHARES, K) a, or -a.
-    law (K), faded (K, K), last () and progress (4) as in `rllc.torch.learning.Learned`; skipped and draws
+    law (K), faded (K, K), last () and progress (5) as in `rllc.torch.learning.Learned`; skipped and draws
     count; dice gets the seed and the draws so far. basis (K, R), metric (R, R), growth_of_sums (R+1) and
     B (K, K) as in `rllc.torch.learning.Constants`. numbers (SHARES, K² + 2K + 1) gets B, a, weights and keep;
     taken, a bool, whether it is a step at all. first: the guard's level for a gradient of size one; most:
     what no entry of memory may reach, lost: no entry of the law; weighed: whether M⁺g is that of the share
-    of the largest rate.
+    of the largest rate; moving: whether shares that stay, lr = 0, are not heard beside others.
     """
     row, column = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
     place = tl.arange(0, SIZE)
     growths = _vector(growth_of_sums, R + 1, SIZE)
 
     ok, nothing = tl.full((), True, tl.int1), tl.full((), 0.0, tl.float64)
-    largest = nothing
+    largest, fastest = nothing, nothing
     for s in tl.static_range(SHARES):
         sums = _matrix(found + s * (R + 1) * (R + 1), R + 1, R + 1, SIZE)
         norms = tl.sqrt(tl.sum(tl.where(row == column, sums, 0.0), 1))
         ok &= tl.sum(tl.sum(tl.where(_finite(sums), 0, 1), 1), 0) == 0
         ok &= tl.sum(norms * growths, 0) < most
         largest = tl.maximum(largest, tl.load(rates + 3 * s + 1))
+        fastest = tl.maximum(fastest, tl.load(rates + 3 * s))
     rate = largest if weighed else nothing + 1.0
 
     W = tl.zeros((SIZE, SIZE), tl.float64)
@@ -206,6 +213,8 @@ def learn(
     for s in tl.static_range(SHARES):
         sums = _matrix(found + s * (R + 1) * (R + 1), R + 1, R + 1, SIZE)
         sums = tl.where(ok, sums, 0.0)
+        if moving:
+            sums = tl.where((tl.load(rates + 3 * s) > 0) | (fastest <= 0), sums, 0.0)
         W += tl.where((row < R) & (column < R), sums, 0.0)
         last_column = tl.sum(tl.where(column == R, sums, 0.0), 1)
         gg += tl.sum(tl.where(place == R, last_column, 0.0), 0)
@@ -221,9 +230,13 @@ def learn(
         level = first * gg
         x = _times(old_faded, x) * tl.minimum(held / tl.where(level > 0, level, 1.0), 1.0)
     gradient = tl.sqrt(gg)
-    new_law, t, mean, size, usual = _taken(
-        old_law, rate, x, gradient, progress, q, decay, clip, growth, smoothing, window
+    new_law, t, mean, size, usual, top = _taken(
+        old_law, rate, x, gradient, progress, fastest, q, decay, clip, growth, smoothing, window
     )
+    counts = ok
+    if growth > 0:
+        counts = ok & (gradient > 0)
+        new_law = tl.where(gradient > 0, new_law, old_law)
     ok &= tl.sum(tl.where(tl.abs(new_law) < lost, 0, 1), 0) == 0
 
     transition = _matrix(B, K, K, SIZE)
@@ -237,10 +250,11 @@ def learn(
         square,
     )
     tl.store(last, gradient, ok)
-    tl.store(progress, t, ok)
-    tl.store(progress + 1, mean, ok)
-    tl.store(progress + 2, size, ok)
-    tl.store(progress + 3, usual, ok)
+    tl.store(progress, t, counts)
+    tl.store(progress + 1, mean, counts)
+    tl.store(progress + 2, size, counts)
+    tl.store(progress + 3, usual, counts)
+    tl.store(progress + 4, top, counts)
     tl.store(skipped, tl.load(skipped) + 1, ok == 0)
     if drawn:
         tl.store(dice, seed)

@@ -78,7 +78,7 @@ class Learned(NamedTuple):
     law: Any  # (k,) L
     faded: Any  # (k, k) Bˢ, as `rllc.law.fade` keeps it
     last: Any  # () |g| of the last gradient that memory has taken in
-    progress: Any  # (4,) of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: Any  # (5,) of the law's step, as `rllc.law.LawStep.taken` keeps it
 
 
 class Constants(NamedTuple):
@@ -148,12 +148,12 @@ def on(device: torch.device, host: Constants) -> Constants:
 
 
 def learn(
-    solver: Solver, sums: Array, rates: Sequence[float], before: Learned, rounding: float
+    solver: Solver, sums: Array, rates: Sequence[float], lr: float, before: Learned, rounding: float
 ) -> Learned | None:
     """What a law comes to by M⁺g, or None if the sums or the law are not finite.
 
     Args:
-        sums: (shares, r+1, r+1) of each share's [M g] basis; rates: each share's c2.
+        sums: (shares, r+1, r+1) of each share's [M g] basis; rates: each share's c2; lr: the largest c1.
         rounding: relative error of the sums.
     """
     if not math.isfinite(sum(sums.ravel().tolist())):
@@ -162,7 +162,7 @@ def learn(
     # Each group teaches with its own rate; with equal rates this is c2 Mᵀg.
     v = np.dot(weights, sums[:, :-1, -1])
     total = sums[0] if len(sums) == 1 else sums.sum(0)
-    learned = _corrected(solver, solver.host, total, v, rate, before, rounding)
+    learned = _corrected(solver, solver.host, total, v, rate, lr, before, rounding)
     return learned if math.isfinite(sum(learned.law.tolist())) else None
 
 
@@ -171,17 +171,25 @@ def learn_on_device(
     there: Constants,
     sums: Tensor,
     rates: Sequence[float | Tensor],
+    lr: float | Tensor,
     before: Learned,
     rounding: float,
 ) -> Learned:
     """The same in tensors, of sums that are finite; the law may come out otherwise."""
     weights, rate = _weighed(solver.step, rates)
     v = sum(weight * own[:-1, -1] for weight, own in zip(weights, sums, strict=True))
-    return _corrected(solver, there, sums.sum(0), v, rate, before, rounding)
+    return _corrected(solver, there, sums.sum(0), v, rate, lr, before, rounding)
 
 
 def _corrected(
-    solver: Solver, constants: Constants, total: Any, v: Any, rate: Any, before: Learned, rounding: float
+    solver: Solver,
+    constants: Constants,
+    total: Any,
+    v: Any,
+    rate: Any,
+    lr: Any,
+    before: Learned,
+    rounding: float,
 ) -> Learned:
     xp, one, frame, B = constants[:4]
     sums = Sums(total[:-1, :-1], v, total[-1, -1], memory_scale=one, gradient_scale=one)
@@ -190,7 +198,7 @@ def _corrected(
     if solver.yardsticks is not None:
         x = _law.in_scale(xp, x, sums.W, before.last, solver.yardsticks)
     size = sums.gradient_size(xp)
-    law, progress = solver.step.taken(xp, before.law, rate, x, size, before.progress)
+    law, progress = solver.step.taken(xp, before.law, rate, x, size, before.progress, lr)
     return Learned(law, _law.fade(xp, before.faded, B, sums), size, progress)
 
 
@@ -198,8 +206,13 @@ def _weighed(step: LawStep, rates: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     """How much each share's gradient counts in v, and the rate of what comes of it: times each other, c2."""
     if not is_weighed(step):
         return rates, 1.0
-    largest = functools.reduce(_larger, rates)
+    largest = largest_of(rates)
     return [rate / _where(largest > 0, largest, 1.0) for rate in rates], largest
+
+
+def largest_of(rates: Sequence[Any]) -> Any:
+    """The largest of numbers and tensors ()."""
+    return functools.reduce(_larger, rates)
 
 
 def has_kernel(solver: Solver, law: Any) -> bool:

@@ -59,7 +59,7 @@ class Learned(NamedTuple):
     """What a law comes to; under these names it is in the books."""
 
     law: float
-    progress: tuple[float, ...]  # (4,) of the law's step, as `rllc.law.LawStep.taken` keeps it
+    progress: tuple[float, ...]  # (5,) of the law's step, as `rllc.law.LawStep.taken` keeps it
     last_size: float  # of the last gradient
 
 
@@ -142,8 +142,8 @@ def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
         )
     try:
         found = books(memory, group["law"], group["law_lr"])
-        t, mean, size, usual = saved.progress(group["progress"]).tolist()
-        found |= {"progress": (t, mean, size, usual), "last_size": float(group["last_size"])}
+        t, *others = saved.progress(group["progress"]).tolist()
+        found |= {"progress": (t, *others), "last_size": float(group["last_size"])}
         found["skipped"] = int(group["skipped"])
     except KeyError as missing:
         raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
@@ -165,7 +165,7 @@ def check_ready(gradient: Iterable[Tensor]) -> None:
 
 
 def learn(
-    rule: Rule, keeper: dict[str, Any], sums: Array, groups: Iterable[dict[str, Any]]
+    rule: Rule, keeper: dict[str, Any], sums: Array, groups: Sequence[dict[str, Any]]
 ) -> Learned | None:
     """The law after this gradient, not yet written down; None if a sum is not finite, or it is LOST."""
     W, v, gg = sums.tolist()
@@ -177,7 +177,8 @@ def learn(
         x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
     law: Any = float(keeper["law"])
     size = math.sqrt(gg)
-    law, progress = rule.step.taken(SCALARS, law, float(keeper["law_lr"]), x, size, keeper["progress"])
+    lr = max((float(group.get("lr", 1.0)) for group in groups), default=1.0) if rule.step.growth else 1.0
+    law, progress = rule.step.taken(SCALARS, law, float(keeper["law_lr"]), x, size, keeper["progress"], lr)
     return Learned(law, progress, size) if abs(law) < LOST else None
 
 

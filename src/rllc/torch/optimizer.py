@@ -254,6 +254,9 @@ class RLLC(Averaging):
 
     def _restore(self, state: dict[str, Any]) -> None:
         saved.restore(self, state, self._names, self.memory_dtype)
+        for group in self.param_groups:
+            group["capturable"] = self.defaults["capturable"]
+            selection.fall_back(group)
         self._settle()
         if self._early:
             self._early.forget()

@@ -78,11 +78,12 @@ def checked(
 
 
 def progress(saved: ArrayLike | Tensor) -> np.ndarray:
-    """(..., PROGRESS) as saved; the mean of |g|, which older states lack, begins at zero."""
+    """(..., PROGRESS) as saved; the last one or two numbers, which older states lack, begin at zero."""
     found = numpy(saved)
-    if found.shape[-1:] != (PROGRESS - 1,):
+    lacking = PROGRESS - found.shape[-1] if found.ndim else 0
+    if lacking not in (1, 2):
         return found
-    return np.concatenate([found, np.zeros((*found.shape[:-1], 1))], -1)
+    return np.concatenate([found, np.zeros((*found.shape[:-1], lacking))], -1)
 
 
 def hidden_names(state: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
-__all__ = ["check", "check_rate", "chosen", "device_of", "has_triton"]
+__all__ = ["check", "check_rate", "chosen", "device_of", "fall_back", "has_triton"]
 
 
 def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
@@ -74,7 +74,6 @@ def check(
                 f"group asks for {name} {group[name]!r}, but one optimizer has one {name},"
                 f" {defaults[name]}; make a second optimizer"
             )
-    device = device_of(group)
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True are both given; give one of them")
     for name in ("foreach", "fused"):
@@ -84,9 +83,14 @@ def check(
             )
         if group[name] and memory_dtype == float8.DTYPE:
             raise ValueError(f"{name}=True: units in float8 go one parameter at a time; leave {name} out")
-    why_not = _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
-    if group["fused"] and why_not:
+    if group["fused"] and (why_not := _why_not_fused(group)):
         raise ValueError(f"fused=True: {why_not}")
+
+
+def fall_back(group: dict[str, Any]) -> None:
+    """Let a group of a saved state do without fused where there is none, or not with its other options."""
+    if group["fused"] and _why_not_fused(group):
+        group["fused"] = None
 
 
 def device_of(group: dict[str, Any]) -> torch.device:
@@ -103,6 +107,11 @@ def check_rate(name: str, value: Any) -> None:
     elif not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number or a tensor of one entry, got {value!r}")
     check_nonnegative(name, value)
+
+
+def _why_not_fused(group: dict[str, Any]) -> str | None:
+    device = device_of(group)
+    return _why_no_triton() if device.type == "cuda" else _why_not_fused_on_cpu(group, device)
 
 
 def _why_not_fused_on_cpu(group: dict[str, Any], device: torch.device) -> str | None:

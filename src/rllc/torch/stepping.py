@@ -174,10 +174,11 @@ def _learned_by_kernel(
     if any(share.passes is not shares[0].passes for share in shares):
         return None
     books = Learned(*[keeper[name].numpy() for name in Learned._fields])
-    rates, rounding = [float(share.group["law_lr"]) for share in shares], _rounding(solver, shares)
-    done = learn(solver, rates, found, books, rounding, LEAST_LARGEST)
+    rates, rounding = _rates(shares, "law_lr"), _rounding(solver, shares)
+    lr = max(_rates(shares, "lr"))
+    done = learn(solver, rates, lr, found, books, rounding, LEAST_LARGEST)
     if done is None and _fits(solver, shares, found):
-        done = learn(solver, rates, found, books, rounding, math.inf)
+        done = learn(solver, rates, lr, found, books, rounding, math.inf)
     return bool(done)
 
 
@@ -193,9 +194,9 @@ def _learned(
     learned = {}
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
-        rates = [float(share.group["law_lr"]) for share in members]
+        rates, lr = _rates(members, "law_lr"), max(_rates(members, "lr"))
         its = found if len(own) == len(shares) else found[own]
-        one = learning.learn(solver, its, rates, _of(laws, scope), _rounding(solver, members))
+        one = learning.learn(solver, its, rates, lr, _of(laws, scope), _rounding(solver, members))
         if one is None:
             return False
         learned[scope] = one
@@ -233,11 +234,11 @@ def on_device(
     scopes = _scopes(shares, taking if said is None else [True] * len(shares))
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
-        rates = [_number(share.group["law_lr"]) for share in members]
+        rates, lrs = ([_number(share.group[name]) for share in members] for name in ("law_lr", "lr"))
         its = finite if len(own) == len(shares) else torch.stack([finite[i] for i in own])
         before = _of(laws, scope)
         learned[scope] = learning.learn_on_device(
-            solver, there, its, rates, before, _rounding(solver, members)
+            solver, there, its, rates, learning.largest_of(lrs), before, _rounding(solver, members)
         )
     ok = ok & torch.isfinite(torch.stack([one.law for one in learned.values()])).all()
     keeper["skipped"].add_(~ok if said is None else ~ok & said.any())
@@ -260,6 +261,10 @@ def on_device(
             weights = torch.where(ok, -lr * laws.law[scope], 0.0)
             passes.advance(work, Step(B, learning.fed(solver, group), keep, weights, structure, ok, draw))
     return ok
+
+
+def _rates(shares: Sequence[Share], name: str) -> list[float]:
+    return [float(share.group[name]) for share in shares]
 
 
 def _number(rate: float | Tensor) -> float | Tensor:
