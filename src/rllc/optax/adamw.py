@@ -40,7 +40,7 @@ def rllc_adamw(
     `rllc.torch.RLLCAdamW`, and so are the numbers. Evaluate `averaged_params(opt_state, params)`.
 
     Args:
-        learning_rate: c1 >= 0, a number or a schedule. Where it rises after the search steps become no longer.
+        learning_rate: c1 >= 0, a number or a schedule: if it rises after the search, steps become no longer.
         law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
         b1, b2, eps: Adam's.
         weight_decay: w, decoupled and multiplied by c1 as in optax.adamw, but not by L.
