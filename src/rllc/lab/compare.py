@@ -94,7 +94,9 @@ def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
     ]
     if any(any(at_edge(row)) for row in rows if row.records):
         said.append("* is the largest or smallest rate tried: a wider grid may do better.")
-    said.append(f"ms/step is one training step without evaluation, with {workers} runs at a time.")
+    said.append(
+        f"ms/step is one training step without evaluation, with {workers} run{'s' * (workers > 1)} at a time."
+    )
     return " ".join(filter(None, said))
 
 
@@ -140,7 +142,7 @@ def _percent(values: Sequence[float]) -> str:
 
 def _rich_table(plan: Plan, rows: Sequence[Row], width: int) -> Table:
     """For a terminal of so many columns; in a narrow one deviations have a line of their own."""
-    title = f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seeds"
+    title = f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seed{'s' * (plan.seeds > 1)}"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     narrow = width < WIDE
     shown.add_column(COLUMNS[0], min_width=15)

@@ -104,7 +104,7 @@ def once(found: Iterable[Record]) -> dict[Cell, Record]:
 
 def nothing(folder: str, damaged: Sequence[Damaged]) -> str:
     """What to say of a folder without records, or without readable ones."""
-    remedy = "name another folder, or make some: rllc run table1 --out RUNS"
+    remedy = f"name another folder, or make some: rllc run table1 --out {folder}"
     if damaged:
         return f"none of the {len(damaged)} records in {folder} can be read: {damaged[0]}; {remedy}"
     if begun := len(checkpoints.names(Folder(folder) / "checkpoints")):
@@ -119,12 +119,16 @@ def list_runs(options: RunsList, console: Console) -> None:
         Refused: there are no records.
     """
     found, damaged = gather(options.folder)
-    shown = Table(box=box.SIMPLE_HEAD)
-    for i, title in enumerate(LIST_COLUMNS):
-        shown.add_column(title, justify="left" if i < 2 else "right", overflow="fold")
+    shown, console_of_table = Table(box=box.SIMPLE_HEAD), _roomy(console)
+    columns = LIST_COLUMNS if console_of_table.width >= ALL_COLUMNS else NARROW_COLUMNS
+    for title in columns:
+        shown.add_column(title, justify="left" if title in LIST_COLUMNS[:2] else "right", overflow="fold")
     for (task, optimizer, steps, device), group in itertools.groupby(sorted(found, key=kind), kind):
-        shown.add_row(task, optimizer, f"{steps:,}", device, *_summary(list(group)))
-    _roomy(console).print(shown)
+        row = dict(
+            zip(LIST_COLUMNS, (task, optimizer, f"{steps:,}", device, *_summary(list(group))), strict=True)
+        )
+        shown.add_row(*map(row.__getitem__, columns))
+    console_of_table.print(shown)
     tell(console, damaged)
     hours = sum(record.result.seconds for record in found) / 3600
     say(console, f"{len(found):,} runs, {hours:.1f} hours of training, {len(damaged)} records not readable")
@@ -144,6 +148,8 @@ LIST_COLUMNS = (
     *("task", "optimizer", "steps", "device", "runs", "settings", "seeds", "diverged"),
     *("best valid", "test there", "ms/step", "hours", "best run"),
 )
+NARROW_COLUMNS = ("task", "optimizer", "steps", "runs", "best valid", "best run")  # all that 80 columns take
+ALL_COLUMNS = 140
 
 
 def kind(record: Record) -> tuple[str, str, int, str]:

@@ -197,6 +197,10 @@ for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) 
 document.querySelectorAll("input:checked").forEach((input) => input.dispatchEvent(new Event("change")));
 document.body.classList.add("alive");
 
+// More lines than these are a tangle at first sight.
+const FIRST = 7;
+if (data.optimizers.length > 2 * FIRST) show([...data.optimizers.keys()].slice(FIRST), false);
+
 const observer = new IntersectionObserver(
   (entries) => entries.forEach(({target, isIntersecting}) => {
     if (isIntersecting) near.add(target);

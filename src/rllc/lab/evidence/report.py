@@ -28,7 +28,7 @@ from rllc.lab.evidence.drawing import Array, colours, unit_names, values, window
 from rllc.lab.evidence.markup import render
 from rllc.lab.evidence.notes import READING_NAMES
 from rllc.lab.evidence.tables import table
-from rllc.lab.files import write_text
+from rllc.lab.files import output
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, best_point, finished, full_length, on_same_data
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
@@ -65,7 +65,8 @@ def write(path: Path, records: Sequence[Record], damaged: Sequence[Damaged]) -> 
         Refused: there are no records, or the file cannot be written.
         Broken: the disk is full.
     """
-    write_text(path, html(records, damaged))
+    with output(path) as file:  # opened first: a page takes a while to make
+        file.write(html(records, damaged).encode())
 
 
 def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:
