@@ -542,3 +542,47 @@ def test_a_law_that_runs_away_is_stopped_before_infinity(float32):
 def test_rates_that_are_none_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         rllc("M(0.9)", **{"learning_rate": 0.1, "law_learning_rate": 0.1} | options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_gradients_of_float32_parameters_make_float32_steps(float32, dtype):
+    """The step, before the learning rate makes it small, had to fit into the gradient's dtype."""
+    params = {"w": jnp.zeros(4, jnp.float32)}
+    ours, theirs = rllc("M(0.9)", 1e-5, 0.0), optax.sgd(1e-5, momentum=0.9)
+    found = []
+    for tx in (ours, theirs):
+        p, state = params, tx.init(params)
+        for _ in range(20):
+            updates, state = tx.update({"w": jnp.full(4, 1e4, dtype)}, state, p)
+            assert updates["w"].dtype == jnp.float32
+            p = optax.apply_updates(p, updates)
+        found.append(p["w"])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_the_callers_law_outlives_a_donated_state():
+    law, params = jnp.array([0.9, 1.0]), {"w": jnp.zeros(3)}
+    tx = rllc("M(0.9) + M(0)", 0.05, 0.01, law=law)
+    jax.jit(lambda state: tx.update(params, state, params)[1], donate_argnums=0)(tx.init(params))
+    np.testing.assert_array_equal(tx.init(params)[0].law, law)
+
+
+@pytest.mark.parametrize("law", [jnp.array([jnp.nan]), jnp.array([1 + 1j]), jnp.array([jnp.inf]), [1e31]])
+def test_a_law_of_jax_is_judged_too(law):
+    with pytest.raises(ValueError, match="law must hold finite real numbers"):
+        rllc("M(0.9)", 0.1, 0.1, law=law)
+
+
+def test_an_optax_transformation_is_no_memory_until_it_is_a_unit():
+    with pytest.raises(ValueError, match=r"or unit\(tx\) for an optax transformation tx"):
+        rllc(optax.adam(0.1), 0.1, 0.1)
+
+
+@pytest.mark.parametrize("memory", ["M(0.9) + M(0)", Adam()], ids=str)
+def test_jax_at_its_strictest(float32, memory):
+    tx, params = rllc(memory, 0.1, 0.1, axis_name=None), {"w": jnp.ones(3)}
+    with jax.numpy_rank_promotion("raise"):
+        tx.update(params, tx.init(params), params)
+    if isinstance(memory, str):  # optax's Adam itself fails
+        with jax.numpy_dtype_promotion("strict"):
+            tx.update(params, tx.init(params), params)

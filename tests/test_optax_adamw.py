@@ -202,3 +202,14 @@ def test_the_compiled_program_grows_in_proportion_to_the_leaves():
         return jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text().count("\n")
 
     assert lines(16) - lines(8) < 2.3 * (lines(8) - lines(4))
+
+
+def test_decays_in_two_bytes_are_refused(float32):
+    """optax.inject_hyperparams has numbers in the dtype of the parameters, and 0.999 in bfloat16 is 1."""
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    with pytest.raises(ValueError, match=r"b1 is of bfloat16, .* hyperparam_dtype=jnp.float32"):
+        tx = optax.inject_hyperparams(rllc_adamw)()
+        tx.update(params, tx.init(params), params)
+    tx = optax.inject_hyperparams(rllc_adamw, hyperparam_dtype=jnp.float32)()
+    _, state = tx.update(params, tx.init(params), params)
+    assert law_report(state)["skipped"] == 0

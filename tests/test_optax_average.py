@@ -134,3 +134,13 @@ def test_of_several_runs_and_of_other_trees_it_says_so():
     assert jax.vmap(averaged_params)(states, params)["w"].shape == (4, 1)
     with pytest.raises(ValueError, match=r"of another tree than the parameters; of Flax NNX give both"):
         averaged_params(tx.init(params), {"other": jnp.ones((4, 1))})
+
+
+def test_counters_and_keys_are_what_they_are():
+    tx = polynomial_average()
+    params = {"w": jnp.ones(2), "n": jnp.asarray(123456789), "key": jax.random.key(3)}
+    updates = {"w": jnp.ones(2), "n": jnp.asarray(0), "key": params["key"]}
+    _, state = tx.update(updates, tx.init(params), params)
+    found = averaged_params(state, params)
+    assert found["n"] == params["n"] and found["key"] == params["key"]
+    np.testing.assert_allclose(found["w"], 2.0)

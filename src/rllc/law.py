@@ -202,7 +202,7 @@ class DiagonalRidge:
         # A zero unit has no correlation with itself either; its one keeps the matrix regular.
         ridge = xp.where(size > 0, xp.where(eps > rounding, eps, rounding), 1.0)
         return scale * xp.linalg.solve(
-            correlation + ridge * xp.eye(W.shape[0], dtype=W.dtype), scale * sums.v
+            correlation + ridge[:, None] * xp.eye(W.shape[0], dtype=W.dtype), scale * sums.v
         )
 
 
@@ -403,8 +403,8 @@ def initial_law(law: Any, k: int) -> Any:
         law = law[None]
     if tuple(law.shape) != (k,):
         raise ValueError(f"law must have {k} entries, one for each memory unit; got shape {tuple(law.shape)}")
-    if isinstance(law, np.ndarray) and (law.dtype.kind not in "iuf" or not np.isfinite(law).all()):
-        raise ValueError(f"law must hold finite real numbers, got {law.tolist()}")
+    if isinstance(law, np.ndarray) and (law.dtype.kind not in "iuf" or not (abs(law) < LOST).all()):
+        raise ValueError(f"law must hold finite real numbers, below {LOST:g}, got {law.tolist()}")
     return law
 
 

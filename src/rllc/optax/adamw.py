@@ -50,8 +50,15 @@ def rllc_adamw(
         axis_name, scope: as in `rllc`.
 
     Raises:
-        ValueError: as `rllc`; b1 or b2 not in [0, 1), eps or average negative or not finite.
+        ValueError: as `rllc`; b1 or b2 not in [0, 1), eps or average negative or not finite, or in two bytes,
+            as optax.inject_hyperparams has them of parameters in bfloat16.
     """
+    for name, value in (("b1", b1), ("b2", b2), ("eps", eps)):
+        if hasattr(value, "dtype") and jnp.finfo(value.dtype).bits < 32:
+            raise ValueError(
+                f"{name} is of {value.dtype}, in which 0.999 is 1 or 1e-8 is 0: give optax.inject_hyperparams"
+                " hyperparam_dtype=jnp.float32"
+            )
     tx = rllc(
         Adam(b1, b2, eps),  # type: ignore[arg-type]  # traced numbers will do
         learning_rate,

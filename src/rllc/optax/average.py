@@ -54,7 +54,7 @@ def polynomial_average(power: float | jax.Array = 9.0) -> optax.GradientTransfor
     check_rate("power", power, may_change=False)
 
     def init(params: optax.Params) -> PolynomialAverageState:
-        zeros = jax.tree.map(lambda x: jnp.zeros_like(wide(x)), params)
+        zeros = jax.tree.map(lambda x: jnp.zeros_like(wide(x)) if _has_average(x) else x, params)
         return PolynomialAverageState(jnp.zeros((), jnp.int32), zeros)
 
     def update(
@@ -64,7 +64,7 @@ def polynomial_average(power: float | jax.Array = 9.0) -> optax.GradientTransfor
             raise ValueError("polynomial_average needs the parameters: call update(updates, state, params)")
         count = optax.safe_increment(state.count)
         # Not optax.apply_updates: XLA may or may not round what it leaves in half precision.
-        moved = jax.tree.map(lambda p, u: wide(p) + wide(u), params, updates)
+        moved = jax.tree.map(lambda p, u: wide(p) + wide(u) if _has_average(p) else p, params, updates)
         return updates, PolynomialAverageState(count, average_into(state.average, moved, count, power))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -77,7 +77,9 @@ def average_into(average: Any, new: Any, t: int | jax.Array, power: float | jax.
     """
     weight = (power + 1) / (jnp.asarray(t, law_dtype()) + power)
 
-    def mixed(x: Any, y: Any) -> jax.Array:
+    def mixed(x: Any, y: Any) -> Any:
+        if not _has_average(y):
+            return y
         x, y = wide(x), wide(y)
         return x + weight.astype(x.real.dtype) * (y - x)
 
@@ -107,7 +109,7 @@ def averaged_params(opt_state: Any, params: optax.Params) -> optax.Params:
 
 def _averaged(state: PolynomialAverageState, params: optax.Params) -> optax.Params:
     def chosen(average: Any, p: Any) -> Any:
-        if isinstance(average, optax.MaskedNode):
+        if isinstance(average, optax.MaskedNode) or not _has_average(p):
             return p
         return jnp.where(state.count > 0, average.astype(jnp.result_type(p)), p)
 
@@ -120,6 +122,11 @@ def _averaged(state: PolynomialAverageState, params: optax.Params) -> optax.Para
             "the average is of another tree than the parameters; of Flax NNX give both as nnx.as_pure has"
             " them, of complex parameters split as they were for the optimizer"
         ) from reason
+
+
+def _has_average(x: Any) -> bool:
+    """Counters and random keys are what they are."""
+    return jnp.issubdtype(x.dtype if hasattr(x, "dtype") else jnp.result_type(x), jnp.inexact)
 
 
 def _is_average(x: Any) -> bool:

@@ -102,7 +102,7 @@ def _update(
         memory=keep(M, state.memory),
         hidden=keep(hidden, state.hidden),
     )
-    return uphill(settings, good, law_of_leaves(L, laws), M, g, params), new_state
+    return uphill(settings, good, law_of_leaves(L, laws), M, g, state.memory[0], params), new_state
 
 
 # --- memory -------------------------------------------------------------------------------------

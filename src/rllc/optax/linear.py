@@ -95,7 +95,7 @@ def _update(
         faded=kept(good, _faded(propagator, laws, state.faded, sums), state.faded),
         memory=jax.tree.map(lambda new, old: kept(good, new, old), M, state.memory),
     )
-    return uphill(settings, good, law_of_leaves(L, laws), M, g, params), new_state
+    return uphill(settings, good, law_of_leaves(L, laws), M, g, state.memory[0], params), new_state
 
 
 # --- sums ---------------------------------------------------------------------------------------

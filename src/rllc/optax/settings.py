@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
 def first_law(settings: Settings, law: Any, params: optax.Params) -> jax.Array:
     """L_0, (k,), or (laws, k) where there are several."""
-    return first_laws(settings.scope, jnp.asarray(law, law_dtype()), params)
+    return first_laws(settings.scope, jnp.array(law, law_dtype()), params)  # a copy: states are donated
 
 
 def next_law(
@@ -62,7 +62,8 @@ def next_law(
 
     law, progress = each(laws, taken, state.law, x, sums.gradient_size(jnp), state.progress)
     found = jnp.isfinite(x).all() & jnp.isfinite(progress).all() & (jnp.abs(law) < LOST).all()
-    return shared((law, progress, found & sound))
+    law, progress, good = shared((law, progress, (found & sound).astype(dtype)))  # one array, of one dtype
+    return law, progress, good > 0
 
 
 def uphill(
@@ -71,10 +72,19 @@ def uphill(
     laws: Sequence[jax.Array],
     units: tuple[optax.Updates, ...],
     g: optax.Updates,
+    stored: optax.Updates,
     params: optax.Params | None,
 ) -> optax.Updates:
-    """M L + w θ in the dtypes of g, or zeros for a step that is skipped. laws: (k,) for each leaf."""
+    """M L + w θ, or zeros for a step that is skipped. laws: (k,) for each leaf.
+
+    In the dtypes of g, or of the `stored` units where those have more: of float16 gradients of float32
+    parameters the step, which the learning rate has not yet made small, need not fit into float16.
+    """
     leaves, tree = jax.tree.flatten(g)
+    kinds = [
+        jnp.promote_types(x.dtype, unit.dtype)
+        for x, unit in zip(leaves, jax.tree.leaves(stored), strict=True)
+    ]
     columns = zip(*(jax.tree.leaves(unit) for unit in units), strict=True)
     step = [weighted_sum(list(L), own) for L, own in zip(laws, columns, strict=True)]
     if settings.decays():
@@ -82,7 +92,7 @@ def uphill(
             d + settings.weight_decay * wide(p) for d, p in zip(step, jax.tree.leaves(params), strict=True)
         ]
     return jax.tree.unflatten(
-        tree, [kept(good, d, jnp.zeros_like(x)) for d, x in zip(step, leaves, strict=True)]
+        tree, [kept(good, d, jnp.zeros(d.shape, kind)) for d, kind in zip(step, kinds, strict=True)]
     )
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from rllc import law as _law
 from rllc.law import LawStep, RelaxedInverse
-from rllc.memory import MemoryRule
 from rllc.notation import as_propagator
 from rllc.optax import general, linear
 from rllc.optax.scopes import Scope, check_scope
 from rllc.optax.settings import Rate, Settings, check_rate
-from rllc.optax.units import Memory, TreeMemory, Union, as_members
+from rllc.optax.units import Memory, as_members
+from rllc.propagator import Propagator
 
 __all__ = ["rllc", "scale_by_rllc"]
 
@@ -122,7 +123,9 @@ def scale_by_rllc(
     check_rate("weight_decay", weight_decay, may_change=False)
     check_scope(scope)
     _law.check_law_step(law_step)
-    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    axes = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    if isinstance(law, jax.Array) and not isinstance(law, jax.core.Tracer):
+        law = np.asarray(law)  # whose numbers can be judged
 
     def settings(*, linear: bool) -> Settings:
         chosen = _law.chosen_inverse(eps, inverse, linear=linear)
@@ -131,6 +134,6 @@ def scale_by_rllc(
             chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes, learning_rate
         )
 
-    if isinstance(memory, MemoryRule | TreeMemory | Union):
-        return general.transformation(as_members(memory), settings(linear=False), law)
-    return linear.transformation(as_propagator(memory), settings(linear=True), law)
+    if isinstance(memory, str | Propagator):
+        return linear.transformation(as_propagator(memory), settings(linear=True), law)
+    return general.transformation(as_members(memory), settings(linear=False), law)
