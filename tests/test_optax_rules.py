@@ -468,7 +468,7 @@ def test_the_report_of_several_laws_and_of_any_memory():
         law_report((state, state))
     with pytest.raises(ValueError, match="of several runs at once"):
         law_report(jax.tree.map(lambda x: jnp.stack([x, x]), state))
-    with pytest.raises(ValueError, match=r"laws for M\(0.9\) are \(..., 1\), got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"laws for M\(0.0\) are \(..., 1\), got shape \(3, 3\)"):
         law_report(state, "M(0)")
 
 

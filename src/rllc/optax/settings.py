@@ -92,7 +92,7 @@ def uphill(
             d + settings.weight_decay * wide(p) for d, p in zip(step, jax.tree.leaves(params), strict=True)
         ]
     return jax.tree.unflatten(
-        tree, [kept(good, d, jnp.zeros(d.shape, kind)) for d, kind in zip(step, kinds, strict=True)]
+        tree, [kept(good, d, jnp.zeros_like(x, kind)) for d, x, kind in zip(step, leaves, kinds, strict=True)]
     )
 
 

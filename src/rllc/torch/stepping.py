@@ -235,10 +235,11 @@ def on_device(
     for scope, own in scopes.items():
         members = [shares[i] for i in own]
         rates, lrs = ([_number(share.group[name]) for share in members] for name in ("law_lr", "lr"))
+        lr = learning.largest_of(lrs) if solver.step.growth else 1.0
         its = finite if len(own) == len(shares) else torch.stack([finite[i] for i in own])
         before = _of(laws, scope)
         learned[scope] = learning.learn_on_device(
-            solver, there, its, rates, learning.largest_of(lrs), before, _rounding(solver, members)
+            solver, there, its, rates, lr, before, _rounding(solver, members)
         )
     ok = ok & torch.isfinite(torch.stack([one.law for one in learned.values()])).all()
     keeper["skipped"].add_(~ok if said is None else ~ok & said.any())

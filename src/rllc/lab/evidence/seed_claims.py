@@ -75,8 +75,8 @@ def _nearness(cells: Sequence[Beside], near: Mapping[str, float]) -> str:
     apart = {which: [_points_above(cell, which) for cell in cells] for which in READINGS}
     loss = {which: [losses(c.row, which).mean / c.printed.loss for c in cells] for which in READINGS}
     said = [
-        f"{READING_NAMES[which]} {100 * near[which]:.0f} % within two units, ours {_signed(apart[which])}"
-        f" points above the paper's in the median ({_sizes(apart[which])} in size), losses"
+        f"{READING_NAMES[which]} {100 * near[which]:.0f} % within two units, ours {_beside(apart[which])}"
+        f" the paper's in the median ({_sizes(apart[which])} in size), losses"
         f" {statistics.median(loss[which]):.2f} times the paper's"
         for which in READINGS
     ]
@@ -97,6 +97,12 @@ def _points_above(cell: Beside, which: str) -> float:
 
 def _signed(values: Sequence[float]) -> str:
     return minus(f"{statistics.median(values):+.2f}")
+
+
+def _beside(points: Sequence[float]) -> str:
+    """ "0.22 points below", of the median."""
+    middle = statistics.median(points)
+    return f"{abs(middle):.2f} points {'above' if middle >= 0 else 'below'}"
 
 
 def _sizes(values: Sequence[float]) -> str:
