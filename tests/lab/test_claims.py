@@ -222,7 +222,7 @@ def test_whether_the_papers_accuracies_come_out_again():
     half = around_the_paper(0.0, names[:2]) + around_the_paper(0.02, names[2:])
     assert decided(TABLES, half).verdict == PARTLY
     text = decided(TABLES, around_the_paper(0.001, names)).text
-    assert "4 cells on fashion-mlp; last iterate 100 % within two units, ours +0.10 points" in text
+    assert "4 cells on fashion-mlp; last iterate 100 % within two units, ours 0.10 points above" in text
     assert "fashion-mlp 1.00 / 1.00 / 1.00" in text  # the same order
     assert decided(TABLES, around_the_paper(0.0, names, steps=3000)).verdict == UNTESTED
 
