@@ -203,7 +203,7 @@ print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("average", [9.0, None])
 def test_rllc_adamw(monkeypatch, fused, dtype, average):
-    """Two groups, one uphill, a step to be skipped: beside the same by torch, from the same gradients."""
+    """Two groups, one uphill, rates that change, a step to be skipped: beside torch's, of the same gradients."""
     from rllc.torch import adamw_passes, fused_adamw_cuda
 
     def on_gpu(group, part, steps, copies, plan, unsaid=False):
@@ -223,6 +223,9 @@ def test_rllc_adamw(monkeypatch, fused, dtype, average):
                 p.grad = 0.3 * p.detach() + g
             if step == 3:
                 params[0].grad[0] = torch.nan
+            # Rates rise, and the second group stays for two steps, all for one.
+            optimizer.param_groups[0]["lr"] = 0.0 if step == 5 else 0.002 * step
+            optimizer.param_groups[1]["lr"] = 0.0 if step in (4, 5) else 0.02
             optimizer.step()
 
     theirs, other = made(fused=True)

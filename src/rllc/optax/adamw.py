@@ -54,7 +54,7 @@ def rllc_adamw(
             as optax.inject_hyperparams has them of parameters in bfloat16.
     """
     for name, value in (("b1", b1), ("b2", b2), ("eps", eps)):
-        if hasattr(value, "dtype") and jnp.finfo(value.dtype).bits < 32:
+        if hasattr(value, "dtype") and value.dtype.itemsize < 4:
             raise ValueError(
                 f"{name} is of {value.dtype}, in which 0.999 is 1 or 1e-8 is 0: give optax.inject_hyperparams"
                 " hyperparam_dtype=jnp.float32"
