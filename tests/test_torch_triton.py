@@ -203,7 +203,7 @@ print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("average", [9.0, None])
 def test_rllc_adamw(monkeypatch, fused, dtype, average):
-    """Two groups, one uphill, rates that change, a step to be skipped: beside torch, of the same gradients."""
+    """Two groups, one uphill, rates that change, a step to be skipped: beside torch, from equal gradients."""
     from rllc.torch import adamw_passes, fused_adamw_cuda
 
     def on_gpu(group, part, steps, copies, plan, unsaid=False):
