@@ -24,10 +24,8 @@ NEEDS = {
 }
 # Runs a script for each line it is told, in a fork of a process that has imported what most would.
 FORKS = """
-import functools, os, runpy, signal, sys
-import torch._dynamo, torch.multiprocessing, rllc.torch.fused_cpu
-start = torch.multiprocessing.start_processes
-torch.multiprocessing.spawn = functools.partial(start, start_method="fork")  # who import nothing again
+import os, runpy, signal, sys
+import torch._dynamo, rllc.torch.fused_cpu
 for line in sys.stdin:
     folder, *sys.argv = line.rstrip().split("\\t")
     child = os.fork()

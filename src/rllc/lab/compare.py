@@ -28,6 +28,7 @@ from rllc.lab.optimizers import DEFAULTS, Rates, named, trials
 from rllc.lab.options import Compare
 from rllc.lab.search import Plan, search
 from rllc.lab.selection import Row, at_edge, best_point, finished, reading
+from rllc.lab.settings import RLLC_ADAMW, RllcAdamW
 from rllc.lab.sweep import cores, pool
 from rllc.lab.tasks import TextTask
 
@@ -75,7 +76,8 @@ def plan(options: Compare) -> Plan:
     checks.folder_here(options.out)
     rates = Rates(tuple(dict.fromkeys(options.lr)), tuple(dict.fromkeys(options.law_lr)))
     names = tuple(dict.fromkeys(map(named, options.optimizers or DEFAULTS)))
-    tried = {name: trials(name, rates) for name in names}
+    default = Rates(rates.lr or (RllcAdamW.lr,))  # of what is there to do without a choice
+    tried = {name: trials(name, default if name == RLLC_ADAMW else rates) for name in names}
     return Plan(task, tried, options.seeds, options.steps or task.steps, checks.device(options.device))
 
 
@@ -94,8 +96,10 @@ def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
     ]
     if any(any(at_edge(row)) for row in rows if row.records):
         said.append("* is the largest or smallest rate tried: a wider grid may do better.")
+    at_a_time = f"{workers} run{'s' * (workers > 1)} at a time"
     said.append(
-        f"ms/step is one training step without evaluation, with {workers} run{'s' * (workers > 1)} at a time."
+        f"ms/step is one training step without evaluation, with {at_a_time}; of runs that were there before,"
+        " as it was then."
     )
     return " ".join(filter(None, said))
 
@@ -110,11 +114,13 @@ def _over_seeds(seeds: int) -> str:
 
 
 def _choice(rows: Sequence[Row]) -> str:
-    counts = sorted({len(row.tried) for row in rows})
-    if counts == [1]:
+    several = sorted({len(row.tried) for row in rows} - {1})
+    if not several:
         return ""
-    tried = " or ".join(map(str, counts))
-    return f"Rates were chosen on seed 0 by best validation accuracy, from {tried} trials for each optimizer."
+    tried = " or ".join(map(str, several))
+    fixed = " and ".join(row.name for row in rows if len(row.tried) == 1)
+    each = f"each optimizer but {fixed}, which had no choice" if fixed else "each optimizer"
+    return f"Rates were chosen on seed 0 by best validation accuracy, from {tried} trials for {each}."
 
 
 def _texts(row: Row) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ RLLC_LAW_LR = (0.003, 0.01)
 LAW_LR = 0.01  # where only --lr is given, so that all have the same number of trials
 HYPER_LR = (1e-4, 1e-3)
 
-DEFAULTS = ("SGD", "momentum SGD", "Adam", "M(0.9)", "M(0.9) + M(0.0)", "M_2(0.6)")
+DEFAULTS = ("SGD", "momentum SGD", "Adam", "M(0.9)", "M(0.9) + M(0.0)", "M_2(0.6)", RLLC_ADAMW)
 
 # Tables 1 and 2 of arXiv 2402.15262, with the grids of its A.5.2.
 PAPER = (

@@ -17,8 +17,9 @@ Grid = tyro.conf.arg(metavar="RATE ...", help_behavior_hint="(default: six trial
 class Compare:
     """Train optimizers side by side on one task; a table, a picture and a record of every run.
 
-    Learning rates are chosen for you on validation data, among six trials for each optimizer. Runs that are
-    already in the output folder are not repeated, so that an interrupted command goes on where it stopped.
+    Learning rates are chosen for you on validation data, among six trials for each optimizer; only
+    rllc-adamw, which finds its own, is left at its default. Runs that are already in the output folder are
+    not repeated, so that an interrupted command goes on where it stopped.
 
     For instance:
       rllc compare digits-mlp                         # real data, about a minute, nothing to download
@@ -35,7 +36,7 @@ class Compare:
         tuple[str, ...],
         tyro.conf.arg(
             metavar="NAME ...",
-            help_behavior_hint='(default: sgd momentum adam "M(0.9)" "M(0.9)+M(0)" "M2(0.6)")',
+            help_behavior_hint='(default: sgd momentum adam "M(0.9)" "M(0.9)+M(0)" "M2(0.6)" rllc-adamw)',
         ),
     ] = ()
     """sgd, momentum, adam, or any memory in the paper's notation, such as "M(0.9) + CM(0.3+0.2i)"; also "adam

@@ -41,7 +41,7 @@ FIGURES = {
     4: curve_figures.others,
     5: curve_figures.seeds,
 }
-PANELS = 3  # law panels side by side
+PANELS = 3  # law panels side by side, at most
 TITLE = 38  # characters that fit above one
 
 
@@ -65,12 +65,13 @@ def comparison(rows: Sequence[Row], title: str) -> Figure:
     shown = [row for row in (row.without_diverged() for row in rows) if row.records]
     laws = [row for row in shown if row.records[0].result.points[0].law]
     levels = -(-len(laws) // PANELS)
+    wide = -(-len(laws) // max(levels, 1))  # of four panels two and two
     figure = Figure(figsize=(10, 5.2 + 2.8 * levels), layout="constrained")
     grid = figure.add_gridspec(1 + levels, 1, height_ratios=[5.2] + [2.8] * levels)
     _accuracies(figure.add_subplot(grid[0]), shown, colour)
     for level in range(levels):
-        panels = laws[level * PANELS : (level + 1) * PANELS]
-        cells = grid[1 + level].subgridspec(1, PANELS if levels > 1 else len(panels))
+        panels = laws[level * wide : (level + 1) * wide]
+        cells = grid[1 + level].subgridspec(1, wide)
         for place, row in enumerate(panels):
             _law(figure.add_subplot(cells[place]), row, colour[row.name])
     return headed(figure, title, size=14)
