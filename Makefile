@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	|| $(BIN)/python -m $(INSTALL) --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(READY)  ## train on real digits: RLLC beside SGD, momentum and Adam (under 2 minutes)
+demo: $(READY)  ## train on real digits: RLLC-AdamW and RLLC beside SGD, momentum and Adam (under 2 minutes)
 	$(BIN)/rllc compare digits-mlp
 
 test: $(READY)  ## run the whole test suite

@@ -29,6 +29,7 @@ from rllc.lab import networks
 from rllc.lab.checks import make_writable
 from rllc.lab.errors import Refused
 from rllc.lab.evidence import cost, timings
+from rllc.lab.evidence.cost_claims import FUSED
 from rllc.lab.evidence.timings import Cost
 from rllc.lab.files import Folder
 from rllc.lab.optimizers import PAPER, Rates, trials
@@ -37,7 +38,6 @@ from rllc.lab.rounds import ALONE, STEP, Contender, Effort, quartiles, race
 from rllc.lab.tasks import TASKS, Examples, Task
 from rllc.optax import rllc
 
-FUSED = "Adam, fused"
 OPTIMIZERS = (*PAPER[:3], FUSED, *PAPER[3:])
 IMAGE = (3, 32, 32)
 # Small: one batch is seen again and again, and should neither diverge nor be learned by heart.

@@ -260,9 +260,10 @@ def test_a_buffer_without_a_shape_is_refused_by_name():
         RLLC(net[0].parameters(), "M(0.9)", 0.1, 0.01, average=9.0, buffers=net)
 
 
+@pytest.mark.parametrize("copied", [lambda opt: opt, copy.deepcopy], ids=["itself", "a copy"])
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
-def test_hooks_of_states_are_called(make):
-    seen, opt = [], make([parameter(6)])
+def test_hooks_of_states_are_called(make, copied):
+    seen, opt = [], copied(make([parameter(6)]))
     opt.register_state_dict_pre_hook(lambda opt: seen.append("before saving"))
     opt.register_state_dict_post_hook(lambda opt, state: seen.append("saved"))
     opt.register_load_state_dict_pre_hook(lambda opt, state: seen.append("before loading"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_nonnegative", "check_positive", "check_share", "is_number", "whole_number"]
+__all__ = ["check_nonnegative", "check_positive", "check_share", "is_number", "is_whole", "whole_number"]
 
 
 def whole_number(name: str, value: int, least: int = 0) -> int:
@@ -18,9 +18,14 @@ def whole_number(name: str, value: int, least: int = 0) -> int:
     Raises:
         ValueError: it is no integer, or less than `least`.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+    if not is_whole(value) or value < least:
         raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
     return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer of Python or NumPy, and no bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_nonnegative(name: str, value: Any) -> None:

@@ -13,6 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rllc.lab.texts import counted
+
 if TYPE_CHECKING:
     from rllc.lab.contenders import Timing
 
@@ -162,7 +164,7 @@ def _digits(ratio: float) -> str:
 
 
 def _notes(bench: Bench, device: str, threads: int) -> str:
-    where = f"{threads} thread{'s' * (threads > 1)}" if device == "cpu" else device
+    where = counted(threads, "thread") if device == "cpu" else device
     return (
         "Medians over rounds; × AdamW is the ratio to fused AdamW within a round. For each parameter: words"
         " that a step must read and write, bytes of state, and extra bytes, the most that a step allocates at"

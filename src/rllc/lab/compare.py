@@ -96,10 +96,9 @@ def notes(plan: Plan, rows: Sequence[Row], workers: int) -> str:
     ]
     if any(any(at_edge(row)) for row in rows if row.records):
         said.append("* is the largest or smallest rate tried: a wider grid may do better.")
-    at_a_time = f"{workers} run{'s' * (workers > 1)} at a time"
     said.append(
-        f"ms/step is one training step without evaluation, with {at_a_time}; of runs that were there before,"
-        " as it was then."
+        f"ms/step is one training step without evaluation, with {texts.counted(workers, 'run')} at a time; of"
+        " runs that were there before, as it was then."
     )
     return " ".join(filter(None, said))
 
@@ -148,7 +147,7 @@ def _percent(values: Sequence[float]) -> str:
 
 def _rich_table(plan: Plan, rows: Sequence[Row], width: int) -> Table:
     """For a terminal of so many columns; in a narrow one deviations have a line of their own."""
-    title = f"{plan.task.name} · {plan.steps:,} steps · {plan.seeds} seed{'s' * (plan.seeds > 1)}"
+    title = f"{plan.task.name} · {plan.steps:,} steps · {texts.counted(plan.seeds, 'seed')}"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     narrow = width < WIDE
     shown.add_column(COLUMNS[0], min_width=15)
@@ -166,7 +165,7 @@ def _markdown(plan: Plan, rows: Sequence[Row], workers: int, picture: str) -> st
 
 
 def _title(plan: Plan) -> str:
-    return f"{plan.task.name}: {plan.steps:,} steps, {plan.seeds} seed{'s' * (plan.seeds > 1)}"
+    return f"{plan.task.name}: {plan.steps:,} steps, {texts.counted(plan.seeds, 'seed')}"
 
 
 def _check_rates(name: str, rates: Sequence[float]) -> None:

@@ -119,16 +119,15 @@ def list_runs(options: RunsList, console: Console) -> None:
         Refused: there are no records.
     """
     found, damaged = gather(options.folder)
-    shown, console_of_table = Table(box=box.SIMPLE_HEAD), _roomy(console)
-    columns = LIST_COLUMNS if console_of_table.width >= ALL_COLUMNS else NARROW_COLUMNS
+    shown, roomy = Table(box=box.SIMPLE_HEAD), _roomy(console)
+    columns = LIST_COLUMNS if roomy.width >= ALL_COLUMNS else NARROW_COLUMNS
     for title in columns:
         shown.add_column(title, justify="left" if title in LIST_COLUMNS[:2] else "right", overflow="fold")
     for (task, optimizer, steps, device), group in itertools.groupby(sorted(found, key=kind), kind):
-        row = dict(
-            zip(LIST_COLUMNS, (task, optimizer, f"{steps:,}", device, *_summary(list(group))), strict=True)
-        )
-        shown.add_row(*map(row.__getitem__, columns))
-    console_of_table.print(shown)
+        row = task, optimizer, f"{steps:,}", device, *_summary(list(group))
+        named = dict(zip(LIST_COLUMNS, row, strict=True))
+        shown.add_row(*(named[title] for title in columns))
+    roomy.print(shown)
     tell(console, damaged)
     hours = sum(record.result.seconds for record in found) / 3600
     say(console, f"{len(found):,} runs, {hours:.1f} hours of training, {len(damaged)} records not readable")

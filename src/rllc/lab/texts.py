@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["is_memory", "minus", "over_seeds", "say", "signed", "table"]
+__all__ = ["counted", "is_memory", "minus", "over_seeds", "say", "signed", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -24,6 +24,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(map(line, [head, rule, *rows])) + "\n"
+
+
+def counted(n: int, what: str) -> str:
+    """ "1 seed", "3 seeds"."""
+    return f"{n} {what}{'s' * (n > 1)}"
 
 
 def is_memory(name: str) -> bool:

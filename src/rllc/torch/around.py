@@ -99,24 +99,13 @@ class Around(OneUnit):
         self._spread = None
         books = one_unit.books(self._memory, law, law_lr)
         # What every optimizer has beside groups, state and defaults, which are the base's.
-        super().__setstate__({})
-        self._share_hooks()
+        self.__setstate__({})
         self.param_groups[0] |= books
         self._open_average(average, buffers)
 
     @property
     def _memory(self) -> str:  # type: ignore[override]
         return f"around {type(self.base).__name__}"
-
-    def _share_hooks(self) -> None:
-        """Those of states, which the base saves and loads: whoever hooks the one has hooked the other."""
-        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
-            setattr(self, f"_optimizer_{hooks}_hooks", getattr(self.base, f"_optimizer_{hooks}_hooks"))
-
-    @property
-    def law(self) -> Tensor:
-        """L, (1,) float64 on the CPU: a copy."""
-        return self._keeper()["law"].cpu().clone()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -183,6 +172,12 @@ class Around(OneUnit):
     def __getstate__(self) -> dict[str, Any]:
         own = ("base", "_metric", "_rule", "_net", "_kept")
         return {name: getattr(self, name) for name in own} | {"_spread": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # The base saves and loads states: whoever hooks the one has hooked the other.
+        for hooks in ("state_dict_pre", "state_dict_post", "load_state_dict_pre", "load_state_dict_post"):
+            setattr(self, f"_optimizer_{hooks}_hooks", getattr(self.base, f"_optimizer_{hooks}_hooks"))
 
     # --- The parts of a step ----------------------------------------------------------------------------
 

@@ -255,15 +255,11 @@ class Averaging(torch.optim.Optimizer):
         if not self._kept:
             return
         keeper, buffers = self.param_groups[0], self._buffers
-        if any(
-            (a.device, a.shape) != (b.device, b.shape)
+        # A buffer of another shape, such as a cache that has grown, is another: its average begins anew.
+        keeper["buffers"] = [
+            a.to(b.device) if a.shape == b.shape else _started(b)
             for a, b in zip(keeper["buffers"], buffers, strict=True)
-        ):
-            # A buffer of another shape, such as a cache that has grown, is another: its average begins anew.
-            keeper["buffers"] = [
-                a.to(b.device) if a.shape == b.shape else _started(b)
-                for a, b in zip(keeper["buffers"], buffers, strict=True)
-            ]
+        ]
         _mix(keeper["buffers"], buffers, weight)
 
     # --- Within ---------------------------------------------------------------------------------------

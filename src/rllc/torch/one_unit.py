@@ -72,7 +72,7 @@ class OneUnit(Averaging):
     @property
     def law(self) -> Tensor:
         """L, (1,) float64 on the CPU: a copy."""
-        return self.param_groups[0]["law"].cpu().clone()
+        return self._keeper()["law"].cpu().clone()
 
     @property
     def skipped(self) -> int:

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from rllc import law as _law
+from rllc.checks import is_whole
 from rllc.law import Cutoff, LawStep, RelaxedInverse
 from rllc.memory import MemoryRule, check_units
 from rllc.notation import as_propagator
@@ -439,7 +439,7 @@ def _check_options(opt: RLLC, seed: Any) -> None:
     if opt.scope not in SCOPES:
         raise ValueError(f"scope must be one of {SCOPES}, got {opt.scope!r}")
     _law.check_law_step(opt.law_step)
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+    if not is_whole(seed):
         raise ValueError(f"seed must be an integer, got {seed!r}")
     if opt._rule and opt.memory_dtype == float8.DTYPE:
         raise ValueError(f"memory_dtype={float8.DTYPE} is for linear memory; give a memory rule bfloat16")

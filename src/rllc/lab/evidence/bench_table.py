@@ -12,6 +12,7 @@ from typing import Any
 
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table
 from rllc.lab.rounds import ALONE, STEP
+from rllc.lab.texts import counted
 
 __all__ = ["table"]
 
@@ -57,7 +58,7 @@ def _name(optimizer: str, implementation: str) -> str:
 
 
 def _line(threads: int, timings: Found, places: Sequence[tuple[str, str]], kind: tuple[str, str]) -> Line:
-    label = f"{threads} thread{'s' * (threads > 1)}"
+    label = counted(threads, "thread")
     return Line(label, tuple(_entry(timings.get((*place, *kind)), kind) for place in places))
 
 

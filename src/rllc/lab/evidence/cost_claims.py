@@ -8,7 +8,7 @@ from rllc.lab.evidence.timings import Network
 from rllc.lab.evidence.verdicts import HOLDS, NOT, PARTLY, Verdict
 from rllc.notation import parse
 
-__all__ = ["as_many_units", "clock_time", "flops"]
+__all__ = ["FUSED", "as_many_units", "clock_time", "flops"]
 
 SOURCE = "A.4.2, Figure 3"
 SIMILAR = 1.1  # of a benchmark's
@@ -85,16 +85,14 @@ def _range(ratios: Ratios) -> str:
     return f"{ends} times ({similar} of {len(ratios)} at most {SIMILAR})"
 
 
-def _times(on: Network) -> Ratios:
-    return {name: on.step[name].ratio.median for name in on.memories}
+def _times(on: Network, benchmark: str = "Adam") -> Ratios:
+    unit = on.step[benchmark].ratio.median  # 1 of Adam's
+    return {name: on.step[name].ratio.median / unit for name in on.memories}
 
 
 def _fused(on: Network) -> str:
     """Beside the fastest Adam there is, where it was timed."""
-    if FUSED not in on.step:
-        return ""
-    fused = {name: ratio / on.step[FUSED].ratio.median for name, ratio in _times(on).items()}
-    return f", with its fused one {_range(fused)}"
+    return f", with its fused one {_range(_times(on, FUSED))}" if FUSED in on.step else ""
 
 
 def _counts(on: Network) -> Ratios:
@@ -104,8 +102,8 @@ def _counts(on: Network) -> Ratios:
 
 def _units(on: Network, k: int) -> Ratios:
     """Of the memories of k units to the benchmark of k units."""
-    benchmark = on.step["momentum SGD" if k == 1 else "Adam"].ratio.median
-    return {name: ratio / benchmark for name, ratio in _times(on).items() if parse(name).k == k}
+    times = _times(on, "momentum SGD" if k == 1 else "Adam")
+    return {name: ratio for name, ratio in times.items() if parse(name).k == k}
 
 
 def _alone(on: Network) -> str:
