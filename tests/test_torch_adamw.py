@@ -17,7 +17,7 @@ from problems import learned_by_heart, quadratic, tanh_net
 from rllc import reference
 from rllc.law import PROGRESS, DiagonalRidge, LawStep, Sums, correction, in_scale, plain_frame
 from rllc.optax import rllc_adamw
-from rllc.torch import RLLC, RLLCAdamW, one_unit
+from rllc.torch import RLLC, RLLCAdamW, adamw_passes, one_unit
 from same import same
 
 WAYS = {
@@ -203,6 +203,69 @@ def test_ways_agree(dtype):
     for params, opt in found[1:]:
         np.testing.assert_allclose(flat(params), flat(found[0][0]), rtol=0, atol=300 * eps)
         assert float(opt.law[0]) == pytest.approx(float(found[0][1].law[0]), rel=300 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"average": None, "betas": (0, 0.9)},
+        {"maximize": True, "weight_decay": 0.1},
+        {"law": 1.0, "law_step": LawStep(q=1.5)},
+        {"law": 1.0, "law_step": LawStep()},
+    ],
+    ids=str,
+)
+def test_a_step_in_one_call_is_the_same_but_for_the_rounding_of_the_sums(options, dtype, monkeypatch):
+    pytest.importorskip("numba")
+
+    def trained():
+        generator, ended = torch.Generator().manual_seed(0), []
+        params = [nn.Parameter(torch.randn(size, generator=generator, dtype=dtype)) for size in (2000, 9, 1)]
+        opt = RLLCAdamW(params, **options)
+        for t in range(60):
+            for p in params:
+                noise = torch.randn(p.shape, generator=generator, dtype=dtype)
+                p.grad = (noise + 0.3 * p.detach()) * (0 if t == 23 else 1e4 if t == 7 else 1)
+            match t:
+                case 20:
+                    params[0].grad[3] = math.nan
+                case 21:
+                    params[0].grad[3] = 1e30  # too large a square for float32
+                case 22:
+                    params[0].grad = None
+                case 30 | 40 | 50:
+                    opt.param_groups[0]["lr"] = {30: 5e-3, 40: 0.0, 50: 1e-3}[t]
+            opt.step()
+            ended.append(opt.law.item())
+        group = opt.param_groups[0]
+        counts = [opt.skipped, group.get("averaged"), *(state["step"].item() for state in opt.state.values())]
+        return [*ended, *group["progress"], group["last_size"]], [p.detach() for p in params], counts
+
+    calls = []
+    whole = adamw_passes.whole
+    monkeypatch.setattr(adamw_passes, "whole", lambda *args: calls.append(whole(*args)) or calls[-1])
+    at_once = trained()
+    # Those that are skipped, and in float32 the square that has to be looked at.
+    assert [t for t, learned in enumerate(calls) if learned is None] == [20, 21][: at_once[-1][0]]
+    monkeypatch.setattr(adamw_passes, "whole", lambda *args: None)
+    law, params, counts = trained()
+    np.testing.assert_allclose(at_once[0], law, rtol=1e-11)
+    torch.testing.assert_close(
+        at_once[1], params, rtol=8 * torch.finfo(dtype).eps, atol=1e-7 if dtype == torch.float32 else 1e-14
+    )
+    assert at_once[2] == counts
+
+
+def test_a_law_of_another_dtype_is_not_written_by_its_address():
+    params = parameters(quadratic())
+    opt = RLLCAdamW(params)
+    opt.param_groups[0]["law"] = torch.tensor([0.01])
+    take(params, np.ones(24))
+    opt.step()
+    assert opt.law.dtype == torch.float32
+    assert 0.01 < opt.law.item() < 0.012
 
 
 def test_the_law_of_one_unit_is_that_of_rllc_law():

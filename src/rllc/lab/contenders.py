@@ -42,7 +42,7 @@ COPY, SUM = "copy", "sum in place"
 # Words for each number. A copy on a CPU also reads what it overwrites, which is not counted: hence the sum.
 MOVED = {COPY: 2, SUM: 3}
 
-# Arguments of an optimizer that ask for one; "fastest" names none.
+# Arguments of an optimizer that ask for one; "fastest" and "default" name none.
 IMPLEMENTATIONS = ("foreach", "fused")
 # On a GPU also captured in a CUDA graph: what a step takes without Python, which asks for it.
 GRAPH, FASTEST_GRAPH = "fused, graph", "fastest, graph"
@@ -67,8 +67,10 @@ REFERENCE = Kind("AdamW", "fused")
 BASELINES = (
     REFERENCE,
     Kind("AdamW", "foreach"),
+    Kind("AdamW", "default"),
     Kind("SGD, momentum", "fused"),
     Kind("SGD, momentum", "foreach"),
+    Kind("SGD, momentum", "default"),
 )
 
 

@@ -143,6 +143,8 @@ class RLLCAdamW(OneUnit):
             self._step_on_gpu(kernels, shares)
             return loss
         one_unit.home(keeper)
+        if self._in_one_call(keeper, shares):
+            return loss
         shares = [adamw_passes.by_torch(share) for share in shares]
         sums, anyone = one_unit.everywhere(self._spread, self._sums(shares), bool(shares))
         if not anyone:
@@ -158,6 +160,20 @@ class RLLCAdamW(OneUnit):
         if weight is not None:
             self._mix(weight, {id(p) for share in done for p in share.part.owners})
         return loss
+
+    def _in_one_call(self, keeper: dict[str, Any], shares: Sequence[Share]) -> bool:
+        """The rest of a step of the one group there is; False if it is not so simple: nothing has changed."""
+        if self._spread is not None or len(self.param_groups) > 1 or not shares:
+            return False
+        weight = self._weight()
+        learned = adamw_passes.whole(shares[0], keeper, self._rule, weight)
+        if learned is None:
+            return False
+        keeper |= {"progress": learned.progress, "last_size": learned.last_size}
+        self._next_weight()
+        if weight is not None:
+            self._mix(weight, {id(p) for p in shares[0].part.owners})
+        return True
 
     def _step_on_gpu(self, kernels: ModuleType, shares: Sequence[Share]) -> None:
         """The rest of a step, with nothing read back."""

@@ -4,6 +4,8 @@ kernels    numba, on the CPU, unless foreach is asked for: everything is read an
            the average with the parameters; where fused=True is asked for, only the sums, the step is torch's
 on_gpu     the same in Triton (`rllc.torch.fused_adamw_cuda`), for all shares of a step or none
 torch's    its own AdamW, fused or foreach, with lr L for lr; sums by `rllc.torch.foreach`
+
+Where the kernels of the CPU make all of a step, they make it in one call, the law too (`whole`).
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from torch.optim.adamw import adamw
 
 from rllc.torch import foreach, selection
 from rllc.torch.bias import scales_at
+from rllc.torch.one_unit import Learned, Rule, ridge
 from rllc.torch.parts import LEAST_LARGEST, Part, Unit, pieces, wide_dtype
 
-__all__ = ["Share", "advance", "by_torch", "fits", "on_gpu", "share", "sums"]
+__all__ = ["Share", "advance", "by_torch", "fits", "on_gpu", "share", "sums", "whole"]
 
 Array = NDArray[np.float64]
 
@@ -148,15 +151,25 @@ def _row(unit: Sequence[Tensor]) -> Tensor:
 def advance(share: Share, law: float, weight: float | None) -> bool:
     """m, v and θ <- θ - lr (L u + w θ); whether the average was taken, too, with this weight of θ."""
     group = share.group
-    if share.batches is None or group["fused"] is not None or group["foreach"] is not None:
+    if not _is_by_kernels(share):
         _advance_by_torch(share, law)
         return False
-    lr, (b1, b2) = float(group["lr"]), group["betas"]
-    keep, sign = 1 - lr * float(group["weight_decay"]), -1.0 if group["maximize"] else 1.0
-    numbers = np.array([lr * law, keep, b1, b2, group["eps"], sign, weight or 0.0])
-    _of_kernels().advance(share.batches, share.counters, numbers)
+    lr, *numbers = _numbers(group)
+    _of_kernels().advance(share.batches, share.counters, np.array([lr * law, *numbers, weight or 0.0]))
     _of_kernels().count(share.counters)
     return True
+
+
+def _is_by_kernels(share: Share) -> bool:
+    group = share.group
+    return share.batches is not None and group["fused"] is None and group["foreach"] is None
+
+
+def _numbers(group: dict[str, Any]) -> tuple[float, float, float, float, float, float]:
+    """lr, 1 - lr w, β₁, β₂, eps and the sign of the gradient."""
+    lr, (b1, b2) = float(group["lr"]), group["betas"]
+    sign = -1.0 if group["maximize"] else 1.0
+    return lr, 1 - lr * float(group["weight_decay"]), float(b1), float(b2), float(group["eps"]), sign
 
 
 def _advance_by_torch(share: Share, law: float) -> None:
@@ -186,6 +199,25 @@ def _advance_by_torch(share: Share, law: float) -> None:
         eps=group["eps"],
         maximize=group["maximize"],
     )
+
+
+# --- Both ----------------------------------------------------------------------------------------------
+
+
+def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None) -> Learned | None:
+    """A step of the only share of the only group in one call, which writes the law, too.
+
+    None if it is not for one call of the kernels, is none that is taken, or the entries of the gradient have
+    to be looked at (`fits`): nothing has changed then.
+    """
+    law = keeper["law"]
+    if not _is_by_kernels(share) or len(share.batches) > 1:
+        return None
+    if not (law.is_cpu and law.dtype == torch.float64 and law.numel() == 1):  # it is written by its address
+        return None
+    numbers = *_numbers(share.group), weight or 0.0, float(keeper["law_lr"]), ridge(rule.eps, [share.group])
+    found = _of_kernels().step(share.batches[0], share.counters, law, keeper["progress"], numbers, rule.step)
+    return None if found is None else Learned(*found)
 
 
 def fits(shares: Sequence[Share], groups: Sequence[dict[str, Any]], squares: float, alone: bool) -> bool:

@@ -226,14 +226,18 @@ class Averaging(torch.optim.Optimizer):
         if weight is not None:
             self._mix(weight)
 
-    def _next_weight(self) -> float | None:
-        """(p+1)/(t+p) of a step that is taken, which is counted; None where there is no average."""
+    def _weight(self) -> float | None:
+        """(p+1)/(t+p) of the next step; None where there is no average."""
         keeper = self.param_groups[0]
         power = _power(keeper)
-        if power is None:
-            return None
-        keeper["averaged"] += 1
-        return (power + 1) / (keeper["averaged"] + power)
+        return None if power is None else (power + 1) / (keeper["averaged"] + 1 + power)
+
+    def _next_weight(self) -> float | None:
+        """The same of a step that is taken, which is counted."""
+        weight = self._weight()
+        if weight is not None:
+            self.param_groups[0]["averaged"] += 1
+        return weight
 
     def _next_weight_on_device(self, ok: Tensor) -> Tensor | None:
         """The same, float64; zero and not counted if not `ok`."""

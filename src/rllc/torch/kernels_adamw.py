@@ -5,6 +5,8 @@ The rows of a table are m, v and, where there is one, the average; then the grad
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rllc.law import LOST, LawStep
 from rllc.torch import bias, fused_cpu
 from rllc.torch.fused_cpu import Batch
 from rllc.torch.kernels_cpu import FLAGS, added, view
+from rllc.torch.kernels_law_cpu import take
 from rllc.torch.openmp import spread
 from rllc.torch.parts import Part
 
-__all__ = ["advance", "count", "counters", "prepare", "sums"]
+__all__ = ["advance", "count", "counters", "prepare", "step", "sums"]
 
 Array = NDArray[np.float64]
 
@@ -28,6 +32,7 @@ Array = NDArray[np.float64]
 # and with it the vectors.
 _kernel = numba.njit(fastmath=FLAGS, error_model="numpy", nogil=True, cache=True)
 COUNT = np.empty(0, np.float32)  # of AdamW's steps
+LAW = np.empty(0, np.float64)
 BLOCK = 256  # entries at a time of the first pass: m, v, g and u stay in the first-level cache
 
 
@@ -64,6 +69,34 @@ def advance(batches: list[Batch], counters: np.ndarray, numbers: Array) -> None:
         _run(_average if len(batch.part.memory) == 3 else _advance, batch, counters, numbers)
 
 
+def step(
+    batch: Batch,
+    counters: np.ndarray,
+    law: Tensor,
+    progress: tuple[float, ...],
+    numbers: tuple[float, ...],
+    how: LawStep,
+) -> tuple[float, tuple[float, ...], float] | None:
+    """Both passes and between them the law (1,) float64, in place: the law, its progress and |g|.
+
+    None if the law would be LOST, or a sum is not finite or so large that entries have to be looked at:
+    nothing has changed then. In one call, because after a backward pass whatever Python does waits for its
+    own instructions, some ten times as long as it takes by itself.
+
+    numbers: lr, then as `advance` has them from keep on, law_lr and the ridge of the relaxed inverse.
+    """
+    found = _run(_step, batch, counters, law.data_ptr(), progress, numbers, _of_step(how))
+    done, law_now, *after, size = found
+    return (law_now, tuple(after), size) if done else None
+
+
+@functools.lru_cache(maxsize=64)
+def _of_step(how: LawStep) -> tuple[float, ...]:
+    """Its numbers, as `rllc.torch.kernels_law_cpu.take` wants them."""
+    numbers = how.q, how.decay, how.clip, math.expm1(how.growth), how.smoothing, how.window
+    return tuple(map(float, numbers))
+
+
 def _run(kernel: Callable[..., Any], batch: Batch, counters: np.ndarray, *last: Any) -> Any:
     params = batch.part.params
     own = counters if len(counters) == len(params) else counters[batch.part.numbers]
@@ -83,6 +116,41 @@ def _scales(counter: int, b1: float, b2: float, eps: float) -> Any:
 def _count(counters: np.ndarray, like: np.ndarray) -> None:
     for i in range(counters.size):
         view(counters[i], 0, 1, like)[0] += 1
+
+
+@numba.njit(error_model="numpy", nogil=True, cache=True)
+def _step(
+    threads: int,
+    table: np.ndarray,
+    chunks: np.ndarray,
+    like: np.ndarray,
+    counters: np.ndarray,
+    address: int,
+    before: tuple,
+    numbers: tuple,
+    how: tuple,
+) -> tuple:
+    """Whether it was done, the law, its progress and |g|; the law as in `rllc.torch.one_unit.learn`."""
+    lr, keep, b1, b2, eps, sign, weight, law_lr, ridge = numbers
+    W, v, gg = _sum(threads, table, chunks, like, counters, b1, b2, eps)
+    law, x, progress, size = np.empty(1), np.zeros(1), np.array(before), math.sqrt(gg)
+    kept = view(address, 0, 1, LAW)
+    law[0] = kept[0]
+    fits = math.isfinite(W + v) and math.isfinite(like.dtype.type(gg))  # else some g² may be no number
+    if fits:
+        if W > 0:
+            x[0] = sign * v / ((1 + ridge) * W)
+        take(law, law_lr, x, size, progress, lr, *how)
+    if not fits or not abs(law[0]) < LOST:
+        return (0.0, 0.0, *before, 0.0)
+    kept[0] = law[0]
+    moved = np.array([lr * law[0], keep, b1, b2, eps, sign, weight])
+    if table.shape[0] == 5:
+        _average(threads, table, chunks, like, counters, moved)
+    else:
+        _advance(threads, table, chunks, like, counters, moved)
+    _count(counters, COUNT)
+    return (1.0, law[0], progress[0], progress[1], progress[2], progress[3], progress[4], size)
 
 
 @numba.njit(fastmath=FLAGS | {"arcp", "ninf"}, error_model="numpy", cache=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rllc.law import LEAP, QUIET
 
-__all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn"]
+__all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn", "take"]
 
 Array = NDArray[np.float64]
 
@@ -84,7 +84,7 @@ def _shorten(x: Array, bound: float) -> None:
 
 
 @_kernel
-def _take(
+def take(
     law: Array,
     rate: float,
     x: Array,
@@ -210,7 +210,7 @@ def learn(
         x, shrunk = before_silence, held / (level if level > 0 else 1.0)
         _scale(x, min(shrunk, 1.0))
     new_law, new_progress, new_faded, size = law.copy(), progress.copy(), faded.copy(), math.sqrt(gg)
-    _take(
+    take(
         new_law,
         largest if weighed else 1.0,
         x,

@@ -31,6 +31,7 @@ __all__ = [
     "everywhere",
     "home",
     "learn",
+    "ridge",
     "taken",
 ]
 
@@ -171,7 +172,7 @@ def learn(
     W, v, gg = sums.tolist()
     if not math.isfinite(W + v + gg):
         return None
-    x = v / ((1 + _ridge(rule.eps, groups)) * W) if W > 0 else 0.0
+    x = v / ((1 + ridge(rule.eps, groups)) * W) if W > 0 else 0.0
     if rule.measured:
         last = keeper["last_size"]
         x = x * math.sqrt(max(W, 0.0)) / last if last else 0.0
@@ -188,7 +189,7 @@ def taken(keeper: dict[str, Any], learned: Learned) -> None:
     keeper |= {"progress": learned.progress, "last_size": learned.last_size}
 
 
-def _ridge(eps: float, groups: Iterable[dict[str, Any]]) -> float:
+def ridge(eps: float, groups: Iterable[dict[str, Any]]) -> float:
     """eps, or the rounding of the sums if that is more."""
     if eps >= COARSEST:
         return eps
