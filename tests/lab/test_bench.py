@@ -148,11 +148,24 @@ def test_the_table_of_docs_puts_threads_below_one_another(done, tmp_path):
     assert saved["hardware"] in found.notes[-1]
 
 
-@pytest.mark.parametrize("names", [(), ("a", "b")])
-def test_the_table_of_docs_wants_one_record_for_each_number_of_threads(done, tmp_path, names):
+def test_the_table_of_docs_is_of_several_records_of_other_lists(done, tmp_path):
+    (tmp_path / "all.json").write_text(json.dumps(done[1]))
+    at_once = bench_table.table(tmp_path)
+    timings = done[1]["timings"]
+    for name in ("mlp", "flat"):
+        own = done[1] | {"timings": [t for t in timings if t["list"] == name]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(own))
+    (tmp_path / "all.json").unlink()
+    assert set(bench_table.table(tmp_path).columns) == set(at_once.columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [((), "no record"), (("a", "b"), "two records .* of flat, mlp")]
+)
+def test_the_table_of_docs_wants_one_record_of_a_list_and_number_of_threads(done, tmp_path, names, message):
     for name in names:
         (tmp_path / f"{name}.json").write_text(json.dumps(done[1]))
-    with pytest.raises(ValueError, match="one record of rllc bench for each number of threads"):
+    with pytest.raises(ValueError, match=message):
         bench_table.table(tmp_path)
 
 

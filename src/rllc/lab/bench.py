@@ -35,11 +35,13 @@ class Bench:
     fits into a cache.
 
     Lists: mlp (430,000 parameters in 8 tensors), resnet20 (270,000 in 59), gpt2 (124 million in 148), flat
-    (10 million in one). Of the first two, whole training steps on batches of 128 are timed as well.
+    (10 million in one). Of the networks, whole training steps are timed as well: of the first two on batches
+    of 128 images.
 
     For instance:
       rllc bench --quick                              # a few seconds: does it run, and about how fast
       rllc bench --lists resnet20 --threads 1         # two minutes
+      rllc bench --lists gpt2 --alone                 # the same; with training steps half an hour
       rllc bench --device cuda --out h200.json        # everything, on a GPU
     """
 
@@ -74,6 +76,9 @@ class Bench:
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("bench.json")
     """Everything measured, with versions and hardware, as JSON."""
 
+    alone: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """No training steps, only the optimizers alone."""
+
     quick: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Three rounds, short lists (one block of gpt2, a hundredth of flat), a small copy: nothing to quote."""
 
@@ -96,7 +101,7 @@ def main(bench: Bench, console: Console) -> None:
     setting = Setting(device, rounds, bench.quick, getattr(torch, bench.memory_dtype), console)
     timings: list[Timing] = []
     for name in lists:
-        found = measure(name, memories, setting)
+        found = measure(name, memories, setting, alone=bench.alone)
         timings += found
         for table in tables(found):
             console.print(table)

@@ -196,14 +196,15 @@ def offered(memory: str, setting: Setting) -> Iterator[Kind]:
 # --- races ----------------------------------------------------------------------------------------
 
 
-def measure(name: str, memories: Sequence[str], setting: Setting) -> list[Timing]:
-    """The list's Timings. Memories race one after another, each beside fused AdamW, to bound what is held."""
+def measure(name: str, memories: Sequence[str], setting: Setting, alone: bool = False) -> list[Timing]:
+    """The list's Timings, with `alone` no training steps. Memories race one after another, each beside fused
+    AdamW, to bound what is held."""
     captured, captured_law = (CAPTURED, CAPTURED_WITH_A_LAW) if setting.device == "cuda" else ((), ())
     references = (REFERENCE, *captured[:1])
     baselines = (*BASELINES, *captured)
     with_a_law = (*references, *WITH_A_LAW, *captured_law)
     teams = [baselines, with_a_law, *((*references, *offered(memory, setting)) for memory in memories)]
-    places = (_alone, _training) if name in TRAINED else (_alone,)
+    places = (_alone, _training) if name in TRAINED and not alone else (_alone,)
     return [
         timing
         for place in places

@@ -1,6 +1,6 @@
 """What `rllc bench` measured on a CPU, as the table of docs/speed.md.
 
-table(folder)        of the folder's JSON files, one for each number of threads
+table(folder)        of the folder's JSON files, for each number of threads one or, of other lists, several
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ def table(folder: Path) -> Table:
     """Milliseconds of fused AdamW, ratios to it of the others: a line for each number of threads.
 
     Raises:
-        ValueError: there is no file, or two are of the same number of threads.
+        ValueError: there is no file, or two are of the same list and number of threads.
     """
     saved = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    threads = [record["threads"] for record in saved]
-    if not saved or len(set(threads)) < len(saved):
-        raise ValueError(f"{folder} must hold one record of rllc bench for each number of threads: {threads}")
-    found = {record["threads"]: _found(record) for record in sorted(saved, key=lambda r: r["threads"])}
+    found: dict[int, Found] = {}
+    for record in sorted(saved, key=lambda r: r["threads"]):
+        known, new = found.setdefault(record["threads"], {}), _found(record)
+        if twice := sorted({key[0] for key in known} & {key[0] for key in new}):
+            raise ValueError(
+                f"{folder} holds two records of rllc bench of {', '.join(twice)} with"
+                f" {counted(record['threads'], 'thread')}; delete one"
+            )
+        known |= new
+    if not found:
+        raise ValueError(f"{folder} holds no record of rllc bench (*.json)")
     every = [key for timings in found.values() for key in timings]
     places = sorted(dict.fromkeys(key[:2] for key in every), key=lambda place: (ALONE, STEP).index(place[1]))
     kinds = [kind for kind in dict.fromkeys(key[2:] for key in every) if _is_shown(*kind)]
