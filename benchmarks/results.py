@@ -98,6 +98,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "adaptive in short": lambda: adaptive_tables.in_short(_adaptive()),
     "cost": _file("cost/cost.md"),
     "bench": lambda: tables.render(bench_table.table(ROOT / "results" / "cpu"), "markdown"),
+    "bench in short": lambda: _bullets(bench_table.in_short(ROOT / "results" / "cpu")),
     "convex": _file("convex.md"),
     "compare digits-mlp": _file("compare-digits-mlp.md"),
     "memory effects": lambda: effects.table(),

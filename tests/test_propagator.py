@@ -69,6 +69,11 @@ def test_abstract_rule_of_no_gradients():
     assert M(0.9).abstract_rule(0).shape == (0, 1)
 
 
+def test_a_text_is_no_propagator_yet():
+    with pytest.raises(TypeError, match=r"got 'M\(0.6\)'; rllc.parse"):
+        M(0.9) | "M(0.6)"
+
+
 @given(blocks, blocks)
 def test_union_puts_units_side_by_side(p, q):
     union, k = p | q, p.k

@@ -586,6 +586,7 @@ def test_a_sparse_gradient_and_a_step_in_the_backward_pass_are_refused():
         ({"law_lr": math.nan}, "law_lr must be a finite number >= 0"),
         ({"betas": (1.0, 0.9)}, "b1 must be in"),
         ({"betas": (0.9, -0.1)}, "b2 must be in"),
+        ({"betas": 0.9}, r"betas must be two numbers in \[0, 1\), got 0.9"),
         ({"betas": (0.9, 0.99, 0.999)}, r"betas must be two numbers in \[0, 1\), got"),
         ({"eps": 0.0}, "eps must be > 0"),
         ({"eps": -1.0}, "eps must be a finite number >= 0"),

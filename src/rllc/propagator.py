@@ -95,6 +95,8 @@ class Propagator:
 
     def __or__(self, other: Propagator) -> Propagator:
         """Union (⊕ in the paper): both sets of units, updated independently."""
+        if isinstance(other, str):
+            raise TypeError(f"a union is of two propagators, got {other!r}; rllc.parse makes one of a text")
         if not isinstance(other, Propagator):
             return NotImplemented
         return Propagator(scipy.linalg.block_diag(self.B, other.B), np.concatenate([self.a, other.a]))

@@ -105,7 +105,7 @@ class RLLCAdamW(OneUnit):
         self._forget()
         defaults = {
             "lr": lr,
-            "betas": tuple(betas),
+            "betas": tuple(betas) if isinstance(betas, Iterable) else betas,
             "eps": eps,
             "weight_decay": weight_decay,
             "foreach": foreach,
@@ -262,7 +262,7 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 def _check_group(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         selection.check_rate(name, group[name])
-    if len(group["betas"]) != 2:
+    if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
         raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
     b1, b2 = group["betas"]
     Adam(b1, b2, group["eps"])  # refuses by name

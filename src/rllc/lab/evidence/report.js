@@ -131,7 +131,8 @@ function draw(chart) {
   stale.delete(chart);
   const panel = data.panels[chart.dataset.panel];
   const row = panel.rows[chart.dataset.row];
-  const size = {width: state.printing ? PAPER[row ? "law" : "curves"] : chart.clientWidth};
+  const width = state.printing ? PAPER[row ? "law" : "curves"] : chart.clientWidth;
+  const size = {width, height: chart.clientHeight}; // else Plotly keeps the first one
   if (row) {
     Plotly.react(chart, law(row), {...lawLayout(row), ...size}, {...CONFIG, displayModeBar: false});
   } else {
