@@ -123,26 +123,43 @@ def sums(share: Share) -> Array:
 
 
 def _sums_by_foreach(part: Part, scales: Array) -> Array:
+    kinds: dict[tuple[float, ...], list[int]] = {}
+    for i, scale in enumerate(scales.tolist()):
+        kinds.setdefault(tuple(scale[:3]), []).append(i)
+    total = np.zeros(3)
+    for (eps, of_metric, of_gradient), chosen in kinds.items():
+        own = part if len(kinds) == 1 else part.pick(chosen)
+        total += (of_metric, of_gradient, 1.0) * _products(own, eps)
+    return total
+
+
+def _products(part: Part, eps: float) -> Array:
+    """(3,) u·m, u·g and g·g with u = m / (√v + eps)."""
     device = part.params[0].device
     total = torch.zeros(3, dtype=torch.float64, device=device)
+    # One piece after the other in one place: to ask for new memory takes longer than to fill it.
+    places: dict[torch.dtype, Tensor] = {}
     for piece in pieces(part, foreach.room(device)):
-        eps, of_metric, of_gradient = scales[piece.numbers, :3].T.tolist()
-        m, v, g = (_wide(unit) for unit in (*piece.memory[:2], piece.gradient))
-        size = torch._foreach_sqrt(v)
-        torch._foreach_add_(size, eps)
-        unit = torch._foreach_div(m, size)
-        pairs = (torch._foreach_mul(unit, of_metric), m), (torch._foreach_mul(unit, of_gradient), g), (g, g)
-        found = torch.stack([(_row(x) * _row(y)).sum(dtype=torch.float64) for x, y in pairs])
-        total += found.to(device)
+        m, v, g = (_row(unit) for unit in (*piece.memory[:2], piece.gradient))
+        place = places.setdefault(m.dtype, torch.empty(0, dtype=m.dtype, device=m.device))
+        if 2 * m.numel() > place.numel():
+            place.resize_(2 * m.numel())
+        u, product = place[: 2 * m.numel()].view(2, -1)
+        torch.sqrt(v, out=u)
+        torch.div(m, u.add_(eps), out=u)
+        pairs = (u, m), (u, g), (g, g)
+        total += torch.stack([torch.mul(x, y, out=product).sum(dtype=torch.float64) for x, y in pairs])
     return total.cpu().numpy()
 
 
-def _wide(unit: Unit) -> Unit:
-    return [t.to(wide_dtype(t)) for t in unit]
-
-
-def _row(unit: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in unit])
+def _row(unit: Unit) -> Tensor:
+    """All entries as one row, half precision in float32."""
+    first, *others = (t.reshape(-1).to(wide_dtype(t)) for t in unit)
+    row = torch.cat([first, *others]) if others else first
+    if type(row) is Tensor:
+        return row
+    # A tensor that wraps others does not take `out=`.
+    return torch.empty(row.shape, dtype=row.dtype, device=row.device).copy_(row)
 
 
 # --- Second pass ------------------------------------------------------------------------------------------
