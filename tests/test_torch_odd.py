@@ -85,6 +85,12 @@ def test_an_empty_first_group_changes_nothing(scope, capturable):
     assert torch.equal(law[-want.numel() :], want) and not torch.equal(want, torch.ones_like(want))
 
 
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_parameters_without_entries_alone_are_no_crash(make):
+    p = nn.Parameter(torch.empty(0, 3))
+    assert stepped(make([p]), 2).skipped == 0 and p.shape == (0, 3)
+
+
 def test_averages_of_every_kind_are_taken_on_the_device():
     """A complex parameter before a real one, and a wide one after: the step had ended half-way."""
     kinds = torch.complex64, torch.float32, torch.complex128, torch.float64

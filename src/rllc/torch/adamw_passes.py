@@ -228,7 +228,7 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     to be looked at (`fits`): nothing has changed then.
     """
     law = keeper["law"]
-    if not _is_by_kernels(share) or len(share.batches) > 1:
+    if not _is_by_kernels(share) or len(share.batches) != 1:
         return None
     if not (law.is_cpu and law.dtype == torch.float64 and law.numel() == 1):  # it is written by its address
         return None

@@ -19,6 +19,7 @@ __all__ = ["in_short", "table"]
 
 FASTEST = ("fused", "fastest")  # how an optimizer is called that was asked for its fastest implementation
 REFERENCE = ("AdamW", "fused")
+LISTS = ("mlp", "resnet20", "gpt2", "flat")
 DEFAULT = "default"  # as torch has it where nothing is asked for
 IN_SHORT = {
     ("mlp", STEP): "A training step of the small MLP",
@@ -38,7 +39,10 @@ def table(folder: Path) -> Table:
     saved = _saved(folder)
     found = _by_threads(folder, saved)
     every = [key for timings in found.values() for key in timings]
-    places = sorted(dict.fromkeys(key[:2] for key in every), key=lambda place: (ALONE, STEP).index(place[1]))
+    places = sorted(
+        dict.fromkeys(key[:2] for key in every),
+        key=lambda place: ((ALONE, STEP).index(place[1]), LISTS.index(place[0])),
+    )
     kinds = [kind for kind in dict.fromkeys(key[2:] for key in every) if _is_shown(*kind)]
     groups = tuple(
         Group(_name(*kind), tuple(_line(count, timings, places, kind) for count, timings in found.items()))
