@@ -129,6 +129,16 @@ def test_docs_quote_the_records_of_a_gpu():
     assert [round(t["ratio"][name], 2) for name in ("median", "low", "high")] == [0.99, 0.97, 1.0]
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_training_steps_may_be_left_out(alone, monkeypatch):
+    places = []
+    for place in ("_alone", "_training"):
+        monkeypatch.setattr(contenders, place, lambda *_, place=place: places.append(place) or [])
+    setting = contenders.Setting("cpu", 1, True, torch.float32, Console(quiet=True))
+    assert contenders.measure("mlp", (), setting, alone=alone) == []
+    assert dict.fromkeys(places) == dict.fromkeys(["_alone"] if alone else ["_alone", "_training"])
+
+
 def test_the_table_of_docs_puts_threads_below_one_another(done, tmp_path):
     saved = done[1]
     for threads in (2, 1):
@@ -235,7 +245,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    monkeypatch.setattr(contenders, "measure", lambda *_: [])
+    monkeypatch.setattr(contenders, "measure", lambda *_, alone: [])
     with pytest.raises(Broken, match=r"b\.json \(No space left on device\); choose another"):
         main(Bench(lists=("mlp",), out=tmp_path / "b.json"), Console(quiet=True))
     assert not list(tmp_path.iterdir())
