@@ -86,6 +86,149 @@ def test_an_empty_first_group_changes_nothing(scope, capturable):
 
 
 @pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_another_layout_in_mid_training_is_another_layout_only(make):
+    """torch's fused AdamW goes by addresses, whatever the strides: weights had come out wrong."""
+
+    def trained(relaid):
+        torch.manual_seed(0)
+        net, x = nn.Conv2d(3, 4, 3), torch.randn(4, 3, 8, 8)
+        opt = make(net.parameters())
+        for t in range(12):
+            if relaid and t == 6:
+                net.to(memory_format=torch.channels_last)
+            opt.zero_grad()
+            net(x).square().mean().backward()
+            opt.step()
+        return net.weight.detach().contiguous()
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_what_lies_between_the_entries_of_a_parameter_stays(fused):
+    numbers = torch.zeros(6)
+    p = nn.Parameter(numbers[::2])
+    opt = RLLCAdamW([p], law=1.0, fused=fused)
+    p.grad = torch.ones(3)
+    opt.step()
+    assert (numbers[::2] < 0).all() and not numbers[1::2].any()
+
+
+@pytest.mark.parametrize("make", [MAKE["RLLC"], MAKE["RLLCAdamW"]])
+def test_a_parameter_relaid_in_its_place_does_not_meet_the_old_memory(make):
+    def trained(relaid):
+        p = nn.Parameter(torch.zeros(3, 3))
+        opt = make([p])
+        for t in range(8):
+            if relaid and t == 4:
+                values = p.detach().clone()
+                p.data = p.data.t()
+                p.data.copy_(values)
+                p.grad = None
+            g = torch.cos(torch.arange(9.0).view(3, 3) * (t + 1))
+            p.grad = torch.empty_like(p).copy_(g)
+            opt.step()
+        return p.detach().contiguous()
+
+    torch.testing.assert_close(trained(True), trained(False), rtol=1e-5, atol=1e-8)
+
+
+def test_a_converted_parameter_is_refused_with_the_remedy():
+    p = parameter(6)
+    opt = stepped(RLLCAdamW([p], weight_decay=0.1), 2)
+    p.data = p.data.double()
+    before, averaged = p.detach().clone(), opt.param_groups[0]["averaged"]
+    with pytest.raises(RuntimeError, match=r"it was converted; opt.load_state_dict"):
+        stepped(opt)
+    assert torch.equal(p, before) and opt.param_groups[0]["averaged"] == averaged
+    opt.load_state_dict(opt.state_dict())
+    stepped(opt)
+    assert not torch.equal(p, before)
+
+
+def test_a_negative_view_of_a_gradient_is_read_as_it_is_meant():
+    def moved(gradient):
+        p = parameter(6)
+        opt = RLLCAdamW([p], law=1.0)
+        p.grad = gradient
+        opt.step()
+        return p.detach()
+
+    assert torch.equal(moved(torch._neg_view(torch.linspace(1, 2, 6))), moved(-torch.linspace(1, 2, 6)))
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_graph_from_before_the_step_is_stale(make):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    opt = make(net.parameters())
+    loss = net(torch.ones(2, 3)).square().mean()
+    loss.backward(retain_graph=True)
+    opt.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_training_weights_come_back_all_or_none():
+    p, q = parameter(6), parameter(3)
+    opt = stepped(RLLCAdamW([p, q]), 3)
+    opt.eval()
+    kept = opt.state[q]["training"]
+    opt.state[q]["training"] = torch.ones(7)
+    with pytest.raises(RuntimeError):
+        opt.train()
+    opt.state[q]["training"] = kept
+    opt.train()
+    assert torch.equal(q, kept) and "training" not in opt.state[p]
+
+
+def test_an_average_that_a_state_lacks_begins_anew():
+    p, q = parameter(6), parameter(3)
+    opt = stepped(RLLCAdamW([p, q], law=1.0), 3)
+    state = copy.deepcopy(opt.state_dict())
+    del state["state"][0]["average"]
+    opt.load_state_dict(state)
+    stepped(opt, 3)
+    opt.eval()
+    assert not torch.equal(p, opt.state[p]["training"]) and not torch.equal(q, opt.state[q]["training"])
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_a_state_of_other_names_is_refused(make):
+    def of(*names):
+        return stepped(make([(name, parameter(3)) for name in names]))
+
+    opt = of("a", "b")
+    with pytest.raises(ValueError, match=r"of the parameters \['b', 'a'\]"):
+        opt.load_state_dict(of("b", "a").state_dict())
+    opt.load_state_dict(of("a", "b").state_dict())
+
+
+def test_a_state_from_a_gpu_has_the_passes_of_the_cpu():
+    opt = stepped(RLLCAdamW([parameter(6)]))
+    state = copy.deepcopy(opt.state_dict())
+    state["param_groups"][0]["fused"] = True  # as it is there where nobody has asked
+    opt.load_state_dict(state)
+    assert opt.param_groups[0]["fused"] is None
+    asked = RLLCAdamW([parameter(6)], fused=True)
+    stepped(asked).load_state_dict(asked.state_dict())
+    assert asked.param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
+def test_an_optimizer_of_a_net_without_memory_yet_takes_it_when_it_comes(make):
+    with torch.device("meta"):
+        net = nn.Linear(3, 1)
+    opt = make(net.parameters())
+    net.to_empty(device="cpu")
+    for p in net.parameters():
+        p.data.zero_()
+    opt = opt if set(opt.param_groups[0]["params"]) == set(net.parameters()) else None
+    if opt is not None:  # else torch has exchanged the parameters themselves
+        stepped(opt)
+        assert all(p.detach().any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 def test_parameters_without_entries_alone_are_no_crash(make):
     p = nn.Parameter(torch.empty(0, 3))
     assert stepped(make([p]), 2).skipped == 0 and p.shape == (0, 3)

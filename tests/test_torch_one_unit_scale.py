@@ -1,5 +1,7 @@
 """RLLCAdamW and RLLC.around with parameters in shards on two processes, against one; their checkpoints."""
 
+import warnings
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -117,6 +119,48 @@ def resumed(mesh, folder, name, evaluating):
     return [plain((n.state_dict(), o.state_dict())) for n, o in ((net, opt), (again, other))]
 
 
+def evaluated(mesh=None):
+    """Losses of the net and at its averages, with a pass without gradient at these after every step."""
+    torch.manual_seed(0)
+    net = nn.Linear(4, 1)
+    if mesh:
+        fully_shard(net, mesh=mesh)
+    opt = RLLCAdamW(net.parameters(), lr=0.1, law=1.0, buffers=net)
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    losses = []
+    for _ in range(10):
+        opt.zero_grad()
+        loss = (net(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        opt.step()
+        with torch.no_grad(), opt.averaged():
+            at_the_average = (net(x) - x.sum(1, keepdim=True)).square().mean()
+        losses += [loss.item(), at_the_average.item()]
+    return losses
+
+
+def refusals(mesh):
+    """What is said of evaluation without the net, and of a whole state of evaluation mode in shards."""
+
+    def fresh():
+        net = fully_shard(nn.Linear(4, 4), mesh=mesh)
+        return net, RLLCAdamW(net.parameters())
+
+    net, opt = fresh()
+    learn(net, opt, 1, 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        opt.eval()
+    options = dsd.StateDictOptions(full_state_dict=True)
+    state = dsd.get_optimizer_state_dict(net, opt, options=options)
+    message = "nothing"
+    try:
+        dsd.set_optimizer_state_dict(*fresh(), state, options=options)
+    except ValueError as error:
+        message = str(error)
+    return [str(w.message) for w in caught], message
+
+
 def process(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -131,6 +175,7 @@ def process(rank, folder):
     for name in ("adamw", "around"):
         for evaluating in (False, True):
             found[name, evaluating] = resumed(mesh, folder, name, evaluating)
+    found["evaluated"], found["refusals"] = evaluated(mesh), refusals(mesh)
     torch.save(found, f"{folder}/{rank}")
     dist.destroy_process_group()
 
@@ -160,3 +205,17 @@ def test_a_distributed_checkpoint_goes_on_to_the_bit(done, name, evaluating):
     for found in done:
         went_on, resumed = found[name, evaluating]
         same(resumed, went_on)
+
+
+def test_averages_are_what_a_sharded_net_is_evaluated_at(done):
+    """FSDP2 keeps whole copies after a pass without gradient: it had trained on at the averages."""
+    for found in done:
+        torch.testing.assert_close(found["evaluated"], evaluated(), rtol=1e-5, atol=1e-7)
+
+
+def test_what_cannot_be_seen_to_is_said(done):
+    for found in done:
+        warned, refused = found["refusals"]
+        assert any("buffers=net" in message and "net.reshard()" in message for message in warned)
+        assert refused.startswith("the saved state has memory placed as whole")
+        assert refused.endswith("save it after opt.train()")

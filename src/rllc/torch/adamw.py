@@ -18,7 +18,7 @@ from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
 from rllc.torch.one_unit import OneUnit, Rule
-from rllc.torch.parts import Part, Unit, real
+from rllc.torch.parts import Part, Unit, moved, real
 from rllc.torch.shards import Spread
 
 __all__ = ["RLLCAdamW"]
@@ -129,8 +129,14 @@ class RLLCAdamW(OneUnit):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if group["fused"] is None and group["foreach"] is None:
-            # Where it keeps the count of steps, must be known from the start.
-            group["fused"] = all(p.device.type == "cuda" for p in group["params"]) or None
+            self._choose(group)
+
+    def _choose(self, group: dict[str, Any]) -> None:
+        """Fused on a GPU, and with it where the counts of steps are: that must be known from the start."""
+        group["fused"] = all(p.device.type == "cuda" for p in group["params"]) or None
+        for p in group["params"]:
+            if "step" in (state := self.state.get(p, {})):
+                state["step"] = state["step"].to(p.device if group["fused"] else "cpu")
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
@@ -156,6 +162,8 @@ class RLLCAdamW(OneUnit):
             return loss
         weight = self._next_weight()
         done = [share for share in shares if adamw_passes.advance(share, learned.law, weight)]
+        for share in done:
+            moved(share.part.owners)
         one_unit.taken(keeper, learned)
         if weight is not None:
             self._mix(weight, {id(p) for share in done for p in share.part.owners})
@@ -170,6 +178,7 @@ class RLLCAdamW(OneUnit):
         if learned is None:
             return False
         keeper |= {"progress": learned.progress, "last_size": learned.last_size}
+        moved(shares[0].part.owners)
         self._next_weight()
         if weight is not None:
             self._mix(weight, {id(p) for p in shares[0].part.owners})
@@ -183,6 +192,7 @@ class RLLCAdamW(OneUnit):
         weight = self._next_weight_on_device(taken)
         for share, step in zip(shares, steps, strict=True):
             kernels.advance(share.on_gpu, share.group, step, weight)
+            moved(share.part.owners)
         if weight is not None:
             self._mix(weight, {id(p) for share in shares for p in share.part.owners})
 
@@ -191,6 +201,9 @@ class RLLCAdamW(OneUnit):
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._forget()
+        if self.defaults["fused"] is None and self.defaults["foreach"] is None:
+            for group in self.param_groups:  # saved on another device, it may be another's
+                self._choose(group)
 
     def _forget(self) -> None:
         self._plans, self._spread = [], None

@@ -11,6 +11,7 @@ Where the kernels of the CPU make all of a step, they make it in one call, the l
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from torch.optim.adamw import adamw
 from rllc.torch import foreach, selection
 from rllc.torch.bias import scales_at
 from rllc.torch.one_unit import Learned, Rule, ridge
-from rllc.torch.parts import LEAST_LARGEST, Part, Unit, pieces, wide_dtype
+from rllc.torch.parts import LEAST_LARGEST, Part, Unit, one_layout, pieces, wide_dtype
 
 __all__ = ["Share", "advance", "by_torch", "fits", "on_gpu", "share", "sums", "whole"]
 
@@ -60,7 +61,27 @@ def share(
         (batches, plan), counters = kernels.prepare(part, plan), kernels.counters(steps)
         if batches is not None and counters is not None:
             return Share(group, part, steps, copies, counters, batches, plan)
-    return Share(group, part, steps, copies, None, None, None)
+    _check_dtypes(part)
+    return Share(
+        group,
+        part._replace(gradient=[g.resolve_neg() for g in part.gradient]),
+        steps,
+        copies,
+        None,
+        None,
+        None,
+    )
+
+
+def _check_dtypes(part: Part) -> None:
+    """Refuse memory of another dtype than its parameter, which has been converted: torch would half-way."""
+    for i, theta in enumerate(part.params):
+        for t in (part.memory[0][i], part.memory[1][i], part.gradient[i]):
+            if t.dtype != theta.dtype:
+                raise RuntimeError(
+                    f"a parameter of {theta.dtype} has memory or a gradient of {t.dtype}: it was converted;"
+                    " opt.load_state_dict(opt.state_dict()) takes memory along"
+                )
 
 
 def by_torch(share: Share) -> Share:
@@ -196,9 +217,15 @@ def _advance_by_torch(share: Share, law: float) -> None:
         torch._foreach_mul_(part.params, 1 - lr * decay)
         decay = 0.0
     (m, v), (b1, b2) = part.memory[:2], group["betas"]
-    fused = group["fused"]
-    if fused is None and group["foreach"] is None:
+    fused, foreach_ = group["fused"], group["foreach"]
+    if fused is None and foreach_ is None:
         fused = part.params[0].device.type in FUSED
+    if (
+        fused
+        and part.params[0].is_cpu
+        and not all(map(_is_gapless, range(len(part.params)), itertools.repeat(part)))
+    ):
+        fused, foreach_ = False, True  # fused on a CPU it goes by addresses, whatever the strides are
     adamw(
         part.params,
         part.gradient,
@@ -206,7 +233,7 @@ def _advance_by_torch(share: Share, law: float) -> None:
         v,
         [],
         share.steps,
-        foreach=group["foreach"],
+        foreach=foreach_,
         fused=fused,
         amsgrad=False,
         beta1=b1,
@@ -230,11 +257,20 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     law = keeper["law"]
     if not _is_by_kernels(share) or len(share.batches) != 1:
         return None
+    if len(share.batches[0].part.params) < len(
+        share.part.params
+    ):  # some are empty, and count their steps too
+        return None
     if not (law.is_cpu and law.dtype == torch.float64 and law.numel() == 1):  # it is written by its address
         return None
     numbers = *_numbers(share.group), weight or 0.0, float(keeper["law_lr"]), ridge(rule.eps, [share.group])
     found = _of_kernels().step(share.batches[0], share.counters, law, keeper["progress"], numbers, rule.step)
     return None if found is None else Learned(*found)
+
+
+def _is_gapless(i: int, part: Part) -> bool:
+    """Whether parameter i, its gradient, m and v have the same entries at the same places, without gaps."""
+    return one_layout([part.params[i], part.gradient[i], *(unit[i] for unit in part.memory[:2])])
 
 
 def fits(shares: Sequence[Share], groups: Sequence[dict[str, Any]], squares: float, alone: bool) -> bool:

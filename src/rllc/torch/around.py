@@ -291,6 +291,11 @@ def _check_base(base: Any) -> None:
     name = type(base).__name__
     if isinstance(base, Averaging):
         raise ValueError(f"{name} has a law of its own; give the optimizer within it")
+    if name == "ZeroRedundancyOptimizer":
+        raise ValueError(
+            f"{name} steps only some of the parameters here, and each process would have a law of"
+            " its own; take fully_shard (FSDP2), whose shards have one law"
+        )
     if isinstance(base, torch.optim.SparseAdam):
         raise ValueError("SparseAdam takes sparse gradients, RLLC does not; use Adam and sparse=False")
     wanted = [

@@ -70,6 +70,7 @@ class Averaging(torch.optim.Optimizer):
             for state, p in pairs:
                 shards.local(p).copy_(shards.local(state["average"]))
             _copy(buffers, keeper["buffers"])
+            shards.exchanged(self._net, (p for _, p in pairs))
         except BaseException:
             with contextlib.suppress(RuntimeError):  # of a buffer that cannot be written
                 self.train()
@@ -81,12 +82,15 @@ class Averaging(torch.optim.Optimizer):
         keeper = self.param_groups[0]
         if _power(keeper) is None or not keeper["evaluating"]:
             return
-        for state, p in self._averaged():
-            # A parameter that was added in evaluation mode has nothing to come back.
-            if "training" in state:
-                shards.local(p).copy_(shards.local(state.pop("training")))
+        # A parameter that was added in evaluation mode has nothing to come back.
+        pairs = [(state, p) for state, p in self._averaged() if "training" in state]
+        for state, p in pairs:
+            shards.local(p).copy_(shards.local(state["training"]))
+        for state, _ in pairs:  # once all have come back
+            del state["training"]
         keeper["evaluating"] = False
         _copy(self._buffers, keeper.pop("training_buffers"))
+        shards.exchanged(self._net, (p for _, p in pairs))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -126,6 +130,10 @@ class Averaging(torch.optim.Optimizer):
                 return  # torch itself says so
             books.update(self._checked(state))
             _check_saved(state, ours, self._buffers)
+            _check_names(state["param_groups"], self.param_groups)
+            params = params_of(self.param_groups)
+            shards.check_whole(state, params, ["average"])
+            shards.check_whole(state, params, ["training"], "save it after opt.train()")
             taken.append(state)
 
         # The last of all hooks: it sees the state as the others left it, and nothing here has changed yet.
@@ -292,6 +300,8 @@ class Averaging(torch.optim.Optimizer):
             kept = saved["state"].get(number, {}).get("average")
             if kept is not None:
                 self.state[p]["average"] = kept.detach().to(p.device, wide_dtype(p), copy=True)
+            elif self.state.get(p):  # its own, where it has not moved
+                self._begin_average(p, self.state[p])
 
 
 def _sizes(groups: Sequence[dict[str, Any]]) -> list[int]:
@@ -336,8 +346,20 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
     if keeper["evaluating"] and not all("training" in state for state in states):
         raise ValueError(
             "the state was saved in evaluation mode, and its training weights are missing; save it after"
-            " opt.train()"
+            " opt.train(), or, if torch.distributed.checkpoint has left them out, make a step and call"
+            " opt.eval() before it reads the checkpoint"
         )
+
+
+def _check_names(saved: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]]) -> None:
+    """Refuse a state of parameters of other names, where names are known: an average goes into weights."""
+    for theirs, ours in zip(saved, groups, strict=True):
+        names = theirs.get("param_names"), ours.get("param_names")
+        if None not in names and names[0] != names[1]:
+            raise ValueError(
+                f"the saved state is of the parameters {names[0]}, in this order, the optimizer's are"
+                f" {names[1]}; give it those, in that order"
+            )
 
 
 def _mix(averages: list[Tensor], new: Sequence[Tensor], weight: float | Tensor) -> None:

@@ -21,7 +21,7 @@ from rllc.torch.around import Around
 from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
-from rllc.torch.parts import Part, Unit, cut, params_of, real
+from rllc.torch.parts import Part, Unit, cut, moved, params_of, real
 from rllc.torch.passes import Passes
 from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
@@ -239,6 +239,9 @@ class RLLC(Averaging):
             self._step_average(ok)
         elif stepping.on_host(self._solver, keeper, shares, sums, seen, sound):
             self._step_average()
+        if not compiling:
+            for share in shares:
+                moved(share.part.owners)
         if self._early:
             self._early.forget()
             self._early.watch(params_of(self.param_groups))  # also those that were frozen until now
@@ -297,7 +300,7 @@ class RLLC(Averaging):
         device = selection.device_of(next((g for g in self.param_groups if g["params"]), {"params": ()}))
         on_device = self.defaults["capturable"]
         if on_device is None:
-            on_device = device.type != "cpu" and not isinstance(self.inverse, Cutoff)
+            on_device = device.type not in ("cpu", "meta") and not isinstance(self.inverse, Cutoff)
         home = device if on_device else torch.device("cpu")
         keeper = self.param_groups[0]
         if self._home != home:

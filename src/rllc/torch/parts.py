@@ -18,6 +18,7 @@ __all__ = [
     "Unit",
     "cut",
     "flat",
+    "moved",
     "numbered",
     "one_layout",
     "params_of",
@@ -61,6 +62,11 @@ class Part(NamedTuple):
 def params_of(groups: Iterable[dict[str, Any]]) -> Unit:
     """The parameters of all groups, in their order."""
     return list(itertools.chain.from_iterable(group["params"] for group in groups))
+
+
+def moved(params: Sequence[Tensor]) -> None:
+    """Tell autograd, which does not see what kernels write: a graph that has kept these is stale."""
+    torch.autograd.graph.increment_version(params)
 
 
 def numbered(saved: dict[str, Any], groups: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, Tensor]]:

@@ -24,6 +24,7 @@ class Plan(NamedTuple):
     tensors: Unit  # units and parameters
     places: list[list[int]]  # their addresses: their storage may be exchanged
     shapes: list[torch.Size]  # of all
+    rows: bool  # whether all are contiguous
     made: Any  # what an implementation has made of it
 
 
@@ -34,7 +35,9 @@ def planned(
     [only] = batches if len(batches) == 1 else [None]
     if only is None or only.kind is None or len(only.part.params) < len(part.params):
         return None
-    return Plan(only.kind, _kept(part), places_of(part), _shapes(_kept(part)), make(only))
+    kept = _kept(part)
+    rows = all(map(Tensor.is_contiguous, kept))
+    return Plan(only.kind, kept, places_of(part), _shapes(kept), rows, make(only))
 
 
 def held(plan: Plan | None, part: Part) -> Plan | None:
@@ -59,7 +62,7 @@ def _holds(plan: Plan, part: Part) -> bool:
         and _shapes(tensors) == plan.shapes
         and _shapes(part.gradient) == plan.shapes[-len(part.gradient) :]
         and not any(map(Tensor.is_neg, part.gradient))
-        and _in_one_layout(part)
+        and _in_one_layout(part, plan.rows)
         and places_of(part) == plan.places
     )
 
@@ -98,7 +101,8 @@ def _shapes(unit: Unit) -> list[torch.Size]:
     return [t.shape for t in unit]
 
 
-def _in_one_layout(part: Part) -> bool:
-    if all(map(Tensor.is_contiguous, part.params + part.gradient)):
-        return True
-    return all(one_layout([p, g]) for p, g in zip(part.params, part.gradient, strict=True))
+def _in_one_layout(part: Part, rows: bool) -> bool:
+    """Memory is where it was, and as it was: contiguous, or not all of it."""
+    if rows:
+        return all(map(Tensor.is_contiguous, part.params + part.gradient))
+    return all(one_layout([p, *part.vectors(i)]) for i, p in enumerate(part.params))

@@ -11,18 +11,20 @@ import itertools
 import math
 import operator
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllc.torch.parts import params_of, real
 
 __all__ = [
     "Spread",
     "check_whole",
+    "exchanged",
     "gradient",
     "in_shards",
     "local",
@@ -56,6 +58,28 @@ def in_shards(p: Tensor) -> bool:
     # Nobody has a DTensor without this module, which is slow to import.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(p, module.DTensor)
+
+
+def exchanged(net: nn.Module | None, params: Iterable[Tensor]) -> None:
+    """Other numbers are in these parameters: FSDP2 must not go on with its whole copies of the old ones.
+
+    It keeps those of the root after a pass without gradient. Without the net they are out of reach: hence a
+    warning.
+    """
+    module = sys.modules.get("torch.distributed.fsdp")
+    if module is None or not any(map(in_shards, params)):
+        return
+    if net is None:
+        warnings.warn(
+            "averages and training weights are exchanged in the shards: a net that fully_shard has made keeps"
+            " whole copies of the old ones until net.reshard(); make the optimizer with buffers=net, and that"
+            " is done, or call it after each opt.eval() and opt.train()",
+            stacklevel=4,
+        )
+        return
+    for part in net.modules():
+        if isinstance(part, module.FSDPModule):
+            part.reshard()
 
 
 def spread(params: list[Tensor]) -> Spread | None:
@@ -207,7 +231,12 @@ def total(there: Spread, sums: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
     return one[: sums.numel()].view_as(sums), one[sums.numel() :] > 0
 
 
-def check_whole(saved: dict[str, Any], params: Sequence[Tensor], names: Sequence[str]) -> None:
+SPREAD_BY = "load it with torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+
+
+def check_whole(
+    saved: dict[str, Any], params: Sequence[Tensor], names: Sequence[str], remedy: str = SPREAD_BY
+) -> None:
     """Refuse a saved state whose units are not placed as their parameters are, or are of another shape.
 
     Raises:
@@ -220,8 +249,7 @@ def check_whole(saved: dict[str, Any], params: Sequence[Tensor], names: Sequence
             if _placed(unit) != _placed(p):
                 raise ValueError(
                     f"the saved state has memory placed as {_placed(unit)} for a parameter placed as"
-                    f" {_placed(p)}; load it with"
-                    " torch.distributed.checkpoint.state_dict.set_optimizer_state_dict"
+                    f" {_placed(p)}; {remedy}"
                 )
             if unit.dtype != torch.float8_e4m3fn and unit.shape not in (p.shape, real(p).shape):
                 raise ValueError(
