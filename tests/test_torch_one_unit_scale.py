@@ -8,11 +8,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn, optim
 from torch.distributed.checkpoint import state_dict as dsd
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor, init_device_mesh
 
 import processes
-from rllc.torch import RLLCAdamW
+from rllc.torch import RLLC, RLLCAdamW
 from rllc.torch.around import Around
 from same import same
 
@@ -139,8 +140,15 @@ def evaluated(mesh=None):
     return losses
 
 
+def said_by(error, function):
+    """What is said by the error of this type that it raises."""
+    with pytest.raises(error) as caught:
+        function()
+    return str(caught.value)
+
+
 def refusals(mesh):
-    """What is said of evaluation without the net, and of a whole state of evaluation mode in shards."""
+    """What is said of evaluation without the net, and what of what is refused."""
 
     def fresh():
         net = fully_shard(nn.Linear(4, 4), mesh=mesh)
@@ -153,12 +161,13 @@ def refusals(mesh):
         opt.eval()
     options = dsd.StateDictOptions(full_state_dict=True)
     state = dsd.get_optimizer_state_dict(net, opt, options=options)
-    message = "nothing"
-    try:
-        dsd.set_optimizer_state_dict(*fresh(), state, options=options)
-    except ValueError as error:
-        message = str(error)
-    return [str(w.message) for w in caught], message
+    old = FullyShardedDataParallel(nn.Linear(4, 4), device_id=torch.device("cpu"), use_orig_params=True)
+    zero = ZeroRedundancyOptimizer(nn.Linear(4, 4).parameters(), optim.SGD, lr=0.1)
+    return [str(w.message) for w in caught], [
+        said_by(ValueError, lambda: dsd.set_optimizer_state_dict(*fresh(), state, options=options)),
+        said_by(RuntimeError, lambda: learn(old, RLLCAdamW(old.parameters()), 1, 0)),
+        said_by(ValueError, lambda: RLLC.around(zero, law_lr=0.01)),
+    ]
 
 
 def process(rank, folder):
@@ -215,7 +224,9 @@ def test_averages_are_what_a_sharded_net_is_evaluated_at(done):
 
 def test_what_cannot_be_seen_to_is_said(done):
     for found in done:
-        warned, refused = found["refusals"]
+        warned, (refused, first_fsdp, zero) = found["refusals"]
         assert any("buffers=net" in message and "net.reshard()" in message for message in warned)
         assert refused.startswith("the saved state has memory placed as whole")
         assert refused.endswith("save it after opt.train()")
+        assert "FullyShardedDataParallel" in first_fsdp and "ZeroRedundancyOptimizer" in zero
+        assert "fully_shard" in first_fsdp and "fully_shard" in zero

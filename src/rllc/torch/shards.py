@@ -86,9 +86,14 @@ def spread(params: list[Tensor]) -> Spread | None:
     """Where these parameters are; None if each is whole on this process.
 
     Raises:
-        RuntimeError: a parameter has a placement Partial, is on a mesh without this process, or the meshes
-            overlap without one holding the other.
+        RuntimeError: a parameter has a placement Partial, is on a mesh without this process or of the first
+            FSDP, or the meshes overlap without one holding the other.
     """
+    if dist.get_world_size() > 1 and any(getattr(p, "_fsdp_flattened", False) for p in params):
+        raise RuntimeError(
+            "parameters of FullyShardedDataParallel do not say which part of the whole they are, so that each"
+            " process would have a law of its own; use torch.distributed.fsdp.fully_shard"
+        )
     sharded: list[Any] = [p for p in params if in_shards(p)]
     if not sharded:
         return None
