@@ -201,8 +201,13 @@ class RLLCAdamW(OneUnit):
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._forget()
-        if self.defaults["fused"] is None and self.defaults["foreach"] is None:
-            for group in self.param_groups:  # saved on another device, it may be another's
+        for group in self.param_groups:
+            # It may have been saved on another device.
+            if (
+                self.defaults["fused"] is None
+                and self.defaults["foreach"] is None
+                and group["foreach"] is None
+            ):
                 self._choose(group)
 
     def _forget(self) -> None:

@@ -11,7 +11,6 @@ Where the kernels of the CPU make all of a step, they make it in one call, the l
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -62,19 +61,12 @@ def share(
         if batches is not None and counters is not None:
             return Share(group, part, steps, copies, counters, batches, plan)
     _check_dtypes(part)
-    return Share(
-        group,
-        part._replace(gradient=[g.resolve_neg() for g in part.gradient]),
-        steps,
-        copies,
-        None,
-        None,
-        None,
-    )
+    part = part._replace(gradient=[g.resolve_neg() for g in part.gradient])
+    return Share(group, part, steps, copies, None, None, None)
 
 
 def _check_dtypes(part: Part) -> None:
-    """Refuse memory of another dtype than its parameter, which has been converted: torch would half-way."""
+    """Refuse memory of another dtype than its parameter, which was converted: torch would stop half-way."""
     for i, theta in enumerate(part.params):
         for t in (part.memory[0][i], part.memory[1][i], part.gradient[i]):
             if t.dtype != theta.dtype:
@@ -220,11 +212,7 @@ def _advance_by_torch(share: Share, law: float) -> None:
     fused, foreach_ = group["fused"], group["foreach"]
     if fused is None and foreach_ is None:
         fused = part.params[0].device.type in FUSED
-    if (
-        fused
-        and part.params[0].is_cpu
-        and not all(map(_is_gapless, range(len(part.params)), itertools.repeat(part)))
-    ):
+    if fused and part.params[0].is_cpu and not _is_in_one_layout(part):
         fused, foreach_ = False, True  # fused on a CPU it goes by addresses, whatever the strides are
     adamw(
         part.params,
@@ -257,10 +245,8 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     law = keeper["law"]
     if not _is_by_kernels(share) or len(share.batches) != 1:
         return None
-    if len(share.batches[0].part.params) < len(
-        share.part.params
-    ):  # some are empty, and count their steps too
-        return None
+    if len(share.batches[0].part.params) < len(share.part.params):
+        return None  # some are empty, and count their steps, too
     if not (law.is_cpu and law.dtype == torch.float64 and law.numel() == 1):  # it is written by its address
         return None
     numbers = *_numbers(share.group), weight or 0.0, float(keeper["law_lr"]), ridge(rule.eps, [share.group])
@@ -268,9 +254,9 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     return None if found is None else Learned(*found)
 
 
-def _is_gapless(i: int, part: Part) -> bool:
-    """Whether parameter i, its gradient, m and v have the same entries at the same places, without gaps."""
-    return one_layout([part.params[i], part.gradient[i], *(unit[i] for unit in part.memory[:2])])
+def _is_in_one_layout(part: Part) -> bool:
+    """Whether each parameter, its gradient, m and v have the same entries at the same places, gapless."""
+    return all(map(one_layout, zip(part.params, part.gradient, *part.memory[:2], strict=True)))
 
 
 def fits(shares: Sequence[Share], groups: Sequence[dict[str, Any]], squares: float, alone: bool) -> bool:
