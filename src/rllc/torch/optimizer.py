@@ -65,7 +65,7 @@ class RLLC(Averaging):
     otherwise; hidden arrays are beside them as the rule made them (`state[p]["h1"]`, ...). The law is
     float64, in `param_groups[0]["law"]`, and beside it what the guard must know. Half precision is computed
     in float32 and rounded once. Beside the memory a step needs at most one more buffer of the parameters'
-    size (or 2 MB); fused, none; with a memory rule, another copy of units and hidden arrays.
+    size (or 1 MB (k+1)); fused, none; with a memory rule, another copy of units and hidden arrays.
 
     Args:
         params: parameters or groups, as for every torch optimizer.
