@@ -69,7 +69,9 @@ def rllc(params, **options):
 # --- What it computes -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [LawStep(q=1.5, clip=1.0), LawStep(), LawStep(q=1.0, decay=0.5, clip=0.1)])
+@pytest.mark.parametrize(
+    "step", [LawStep(q=np.array(1.5), clip=1.0), LawStep(), LawStep(q=1.0, decay=0.5, clip=0.1)]
+)
 @pytest.mark.parametrize(("law", "decay"), [(1.0, 0.1), (-0.5, 0.0)])
 def test_it_is_the_process_of_the_reference(way, step, law, decay):
     """u = m̂/(√v̂ + eps), x = uᵀg / 1.001 uᵀm̂ with the old m and v: float64, 100 steps, to 1e-9.

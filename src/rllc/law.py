@@ -21,6 +21,7 @@ units of the same span, when gradients are rescaled, or when units coincide (mat
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from types import ModuleType
@@ -260,6 +261,12 @@ class LawStep:
     def window(self) -> float:
         """1/(1 - smoothing), in steps."""
         return round(1 / (1 - self.smoothing), 6)
+
+    @functools.cached_property
+    def numbers(self) -> tuple[float, ...]:
+        """q, decay, clip, e^growth - 1, smoothing and window, as the kernels of the CPU take them."""
+        numbers = self.q, self.decay, self.clip, math.expm1(self.growth), self.smoothing, self.window
+        return tuple(map(float, numbers))
 
     def taken(
         self,

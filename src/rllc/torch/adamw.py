@@ -127,8 +127,7 @@ class RLLCAdamW(OneUnit):
             raise ValueError("one law has one law_lr; give it to the optimizer, not to a group")
         _check_group(self.defaults | param_group)
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if group["fused"] is None and group["foreach"] is None:
+        if _is_unsaid(group := self.param_groups[-1]):
             self._choose(group)
 
     def _choose(self, group: dict[str, Any]) -> None:
@@ -160,13 +159,10 @@ class RLLCAdamW(OneUnit):
         if learned is None or not adamw_passes.fits(shares, self.param_groups, sums[3], alone):
             keeper["skipped"] += 1
             return loss
-        weight = self._next_weight()
+        weight = self._weight()
         done = [share for share in shares if adamw_passes.advance(share, learned.law, weight)]
-        for share in done:
-            moved(share.part.owners)
         one_unit.taken(keeper, learned)
-        if weight is not None:
-            self._mix(weight, {id(p) for share in done for p in share.part.owners})
+        self._average(weight, _seen_to(done))
         return loss
 
     def _in_one_call(self, keeper: dict[str, Any], shares: Sequence[Share]) -> bool:
@@ -178,10 +174,7 @@ class RLLCAdamW(OneUnit):
         if learned is None:
             return False
         keeper |= {"progress": learned.progress, "last_size": learned.last_size}
-        moved(shares[0].part.owners)
-        self._next_weight()
-        if weight is not None:
-            self._mix(weight, {id(p) for p in shares[0].part.owners})
+        self._average(weight, _seen_to(shares))
         return True
 
     def _step_on_gpu(self, kernels: ModuleType, shares: Sequence[Share]) -> None:
@@ -192,22 +185,17 @@ class RLLCAdamW(OneUnit):
         weight = self._next_weight_on_device(taken)
         for share, step in zip(shares, steps, strict=True):
             kernels.advance(share.on_gpu, share.group, step, weight)
-            moved(share.part.owners)
+        done = _seen_to(shares)
         if weight is not None:
-            self._mix(weight, {id(p) for share in shares for p in share.part.owners})
+            self._mix(weight, done)
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._forget()
-        for group in self.param_groups:
-            # It may have been saved on another device.
-            if (
-                self.defaults["fused"] is None
-                and self.defaults["foreach"] is None
-                and group["foreach"] is None
-            ):
+        for group in self.param_groups:  # which may have been saved on another device
+            if _is_unsaid(self.defaults) and group["foreach"] is None:
                 self._choose(group)
 
     def _forget(self) -> None:
@@ -266,8 +254,20 @@ class RLLCAdamW(OneUnit):
             params, gradient, *memory = (list(map(real, unit)) for unit in (params, gradient, *memory))
         numbers = list(range(len(params)))
         part = Part(params, gradient, memory, numbers, [0] * len(numbers), owners=owners)
-        unsaid = self._spread is None and self.defaults["fused"] is None and self.defaults["foreach"] is None
+        unsaid = self._spread is None and _is_unsaid(self.defaults)
         return adamw_passes.share(group, part, steps, copies, plan, unsaid)
+
+
+def _is_unsaid(group: dict[str, Any]) -> bool:
+    """Whether nobody has asked for an implementation."""
+    return group["fused"] is None and group["foreach"] is None
+
+
+def _seen_to(shares: Sequence[Share]) -> set[int]:
+    """The parameters, by their id, that kernels have moved and averaged; autograd is told."""
+    owners = [p for share in shares for p in share.part.owners]
+    moved(owners)
+    return set(map(id, owners))
 
 
 def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:

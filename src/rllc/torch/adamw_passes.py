@@ -151,17 +151,16 @@ def _products(part: Part, eps: float) -> Array:
     device = part.params[0].device
     total = torch.zeros(3, dtype=torch.float64, device=device)
     # One piece after the other in one place: to ask for new memory takes longer than to fill it.
-    places: dict[torch.dtype, Tensor] = {}
+    places: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for piece in pieces(part, foreach.room(device)):
         m, v, g = (_row(unit) for unit in (*piece.memory[:2], piece.gradient))
-        place = places.setdefault(m.dtype, torch.empty(0, dtype=m.dtype, device=m.device))
-        if 2 * m.numel() > place.numel():
-            place.resize_(2 * m.numel())
-        u, product = place[: 2 * m.numel()].view(2, -1)
+        place = places.setdefault((m.device, m.dtype), torch.empty(0, dtype=m.dtype, device=m.device))
+        u, product = foreach.rows_at(place, 2, m.numel())
         torch.sqrt(v, out=u)
         torch.div(m, u.add_(eps), out=u)
         pairs = (u, m), (u, g), (g, g)
-        total += torch.stack([torch.mul(x, y, out=product).sum(dtype=torch.float64) for x, y in pairs])
+        found = torch.stack([torch.mul(x, y, out=product).sum(dtype=torch.float64) for x, y in pairs])
+        total += found.to(device)
     return total.cpu().numpy()
 
 

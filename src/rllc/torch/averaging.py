@@ -230,8 +230,9 @@ class Averaging(torch.optim.Optimizer):
 
     def _step_average(self, ok: Tensor | None = None) -> None:
         """θ̄ <- θ̄ + (p+1)/(t+p) (θ - θ̄); not if `ok`, 0-d on the device, is False."""
-        weight = self._next_weight() if ok is None else self._next_weight_on_device(ok)
-        if weight is not None:
+        if ok is None:
+            self._average(self._weight())
+        elif (weight := self._next_weight_on_device(ok)) is not None:
             self._mix(weight)
 
     def _weight(self) -> float | None:
@@ -240,15 +241,14 @@ class Averaging(torch.optim.Optimizer):
         power = _power(keeper)
         return None if power is None else (power + 1) / (keeper["averaged"] + 1 + power)
 
-    def _next_weight(self) -> float | None:
-        """The same of a step that is taken, which is counted."""
-        weight = self._weight()
+    def _average(self, weight: float | None, done: Collection[int] = ()) -> None:
+        """Count a step that was taken, and average by its weight, except the parameters that are `done`."""
         if weight is not None:
             self.param_groups[0]["averaged"] += 1
-        return weight
+            self._mix(weight, done)
 
     def _next_weight_on_device(self, ok: Tensor) -> Tensor | None:
-        """The same, float64; zero and not counted if not `ok`."""
+        """The weight of a step that is taken, float64, which is counted; zero and not counted if not `ok`."""
         keeper = self.param_groups[0]
         power = _power(keeper)
         if power is None:

@@ -16,7 +16,7 @@ from rllc.torch.parts import Part, Unit, pieces, wide_dtype
 from rllc.torch.passes import Array, Step, held_back, unit_rounded
 from rllc.torch.sent import sent
 
-__all__ = ["advance", "gram", "room"]
+__all__ = ["advance", "gram", "room", "rows_at"]
 
 # Entries of a piece. On the CPU k + 2 rows of it fit into a second-level cache; an accelerator wants few
 # large calls.
@@ -46,13 +46,17 @@ def _gathered(piece: Part, place: Tensor) -> Tensor:
     """(k+1, entries) float64: matching rows of all units and the gradient, at a place that grows for them."""
     units = [*piece.memory, piece.gradient]
     sizes = [t.numel() for t in piece.params]
-    count = len(units) * sum(sizes)
-    if count > place.numel():
-        place.resize_(count)
-    rows = place[:count].view(len(units), -1)
+    rows = rows_at(place, len(units), sum(sizes))
     for row, unit in zip(rows, units, strict=True):
         torch._foreach_copy_(row.split(sizes), [t.reshape(-1) for t in unit])
     return rows
+
+
+def rows_at(place: Tensor, count: int, entries: int) -> Tensor:
+    """(count, entries) numbers at a place that grows for them."""
+    if count * entries > place.numel():
+        place.resize_(count * entries)
+    return place[: count * entries].view(count, -1)
 
 
 def _scaled_gram(rows: Tensor) -> Tensor:

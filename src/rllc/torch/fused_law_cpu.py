@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from rllc.law import GramianRidge, Ridge
@@ -43,11 +41,6 @@ def learn(
         rounding,
         most,
         is_weighed(step),
-        step.q,
-        step.decay,
-        step.clip,
-        math.expm1(step.growth),
-        step.smoothing,
-        step.window,
+        *step.numbers,
     )
     return ENDINGS[ending]

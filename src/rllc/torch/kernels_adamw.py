@@ -5,7 +5,6 @@ The rows of a table are m, v and, where there is one, the average; then the grad
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -85,16 +84,9 @@ def step(
 
     numbers: lr, then as `advance` has them from keep on, law_lr and the ridge of the relaxed inverse.
     """
-    found = _run(_step, batch, counters, law.data_ptr(), progress, numbers, _of_step(how))
+    found = _run(_step, batch, counters, law.data_ptr(), progress, numbers, how.numbers)
     done, law_now, *after, size = found
     return (law_now, tuple(after), size) if done else None
-
-
-@functools.lru_cache(maxsize=64)
-def _of_step(how: LawStep) -> tuple[float, ...]:
-    """Its numbers, as `rllc.torch.kernels_law_cpu.take` wants them."""
-    numbers = how.q, how.decay, how.clip, math.expm1(how.growth), how.smoothing, how.window
-    return tuple(map(float, numbers))
 
 
 def _run(kernel: Callable[..., Any], batch: Batch, counters: np.ndarray, *last: Any) -> Any:

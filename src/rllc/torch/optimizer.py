@@ -21,7 +21,7 @@ from rllc.torch.around import Around
 from rllc.torch.averaging import Averaging
 from rllc.torch.early import EarlySums
 from rllc.torch.learning import Constants, Learned
-from rllc.torch.parts import Part, Unit, cut, moved, params_of, real
+from rllc.torch.parts import Part, Unit, cut, params_of, real
 from rllc.torch.passes import Passes
 from rllc.torch.shards import Spread
 from rllc.torch.stepping import Share
@@ -239,9 +239,6 @@ class RLLC(Averaging):
             self._step_average(ok)
         elif stepping.on_host(self._solver, keeper, shares, sums, seen, sound):
             self._step_average()
-        if not compiling:
-            for share in shares:
-                moved(share.part.owners)
         if self._early:
             self._early.forget()
             self._early.watch(params_of(self.param_groups))  # also those that were frozen until now

@@ -19,7 +19,7 @@ from rllc import law as _law
 from rllc.law import PROGRESS
 from rllc.torch import float8, learning, rules, selection, shards
 from rllc.torch.learning import Constants, Learned, Solver
-from rllc.torch.parts import LEAST_LARGEST, Part
+from rllc.torch.parts import LEAST_LARGEST, Part, moved
 from rllc.torch.passes import Passes, Step, when_skipped
 from rllc.torch.shards import Spread
 
@@ -154,14 +154,19 @@ def on_host(
     if keeper["seed"] is not None:
         draw = keeper["seed"], int(keeper["draws"])
         keeper["draws"] += 1
-    for group, part, passes, work, _, scope, *_ in shares:
-        if part.params:
-            lr, decay = float(group["lr"]), float(group["weight_decay"])
-            fed, weights = learning.fed(solver, group), -lr * laws[scope]
-            passes.advance(
-                work, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw)
-            )
+    for share in shares:
+        lr, decay = float(share.group["lr"]), float(share.group["weight_decay"])
+        fed, weights = learning.fed(solver, share.group), -lr * laws[share.scope]
+        _advance(share, Step(solver.host.B, fed, 1 - lr * decay, weights, solver.structure, draw=draw))
     return True
+
+
+def _advance(share: Share, step: Step) -> None:
+    """The second pass of a share that is not empty; autograd is told of it."""
+    if share.part.params:
+        share.passes.advance(share.work, step)
+        if not torch.compiler.is_compiling():
+            moved(share.part.owners)
 
 
 def _learned_by_kernel(
@@ -221,8 +226,7 @@ def on_device(
     if learn := _kernel(solver, keeper["law"], shares, sound, taking):
         ok, steps = learn(solver, there, [share.group for share in shares], found, _rounding(solver, shares))
         for share, step in zip(shares, steps, strict=True):
-            if share.part.params:
-                share.passes.advance(share.work, step)
+            _advance(share, step)
         return ok
     laws = _stacked(keeper[name] for name in Learned._fields)
     ok = torch.isfinite(found).all() & _fits_on_device(there, shares, found)
@@ -255,12 +259,11 @@ def on_device(
         keeper["draws"].add_(ok)
     B = torch.where(ok, there.B, torch.eye(len(solver.a), dtype=torch.float64, device=ok.device))
     structure = when_skipped(solver.structure)
-    for group, part, passes, work, _, scope, *_ in shares:
-        if part.params:
-            lr, decay = _number(group["lr"]), _number(group["weight_decay"])
-            keep = 1 - lr * decay * ok.double()
-            weights = torch.where(ok, -lr * laws.law[scope], 0.0)
-            passes.advance(work, Step(B, learning.fed(solver, group), keep, weights, structure, ok, draw))
+    for share in shares:
+        lr, decay = _number(share.group["lr"]), _number(share.group["weight_decay"])
+        keep, fed = 1 - lr * decay * ok.double(), learning.fed(solver, share.group)
+        weights = torch.where(ok, -lr * laws.law[share.scope], 0.0)
+        _advance(share, Step(B, fed, keep, weights, structure, ok, draw))
     return ok
 
 

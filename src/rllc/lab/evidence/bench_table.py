@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rllc.lab.contenders import LISTS
 from rllc.lab.evidence.markup import MISSING, Entry, Group, Line, Table
 from rllc.lab.rounds import ALONE, STEP
 from rllc.lab.texts import counted, is_memory
@@ -19,7 +20,6 @@ __all__ = ["in_short", "table"]
 
 FASTEST = ("fused", "fastest")  # how an optimizer is called that was asked for its fastest implementation
 REFERENCE = ("AdamW", "fused")
-LISTS = ("mlp", "resnet20", "gpt2", "flat")
 DEFAULT = "default"  # as torch has it where nothing is asked for
 IN_SHORT = {
     ("mlp", STEP): "A training step of the small MLP",
@@ -41,7 +41,7 @@ def table(folder: Path) -> Table:
     every = [key for timings in found.values() for key in timings]
     places = sorted(
         dict.fromkeys(key[:2] for key in every),
-        key=lambda place: ((ALONE, STEP).index(place[1]), LISTS.index(place[0])),
+        key=lambda place: ((ALONE, STEP).index(place[1]), [*LISTS].index(place[0])),
     )
     kinds = [kind for kind in dict.fromkeys(key[2:] for key in every) if _is_shown(*kind)]
     groups = tuple(
@@ -83,7 +83,7 @@ def _kinds(found: dict[int, Found], place: tuple[str, str]) -> list[tuple[str, s
 
 
 def _is_ours(optimizer: str, implementation: str) -> bool:
-    is_fastest = implementation == ("fastest" if optimizer.startswith("RLLC") else "fused")
+    is_fastest = implementation in FASTEST and _is_shown(optimizer, implementation)
     return is_fastest and (optimizer == "RLLCAdamW" or is_memory(optimizer))
 
 
