@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from problems import DENSE, EIGHT
 from rllc.law import Cutoff
-from rllc.torch import RLLC, RLLCAdamW, fused_cpu, rounding, selection
+from rllc.torch import RLLC, RLLCAdamW, fused_cpu, kernels_cpu, rounding, selection
 from same import same
 from torch_nets import WAYS, X, Y, assert_skips_whole, network, rllc, snapshot, train
 
@@ -432,6 +433,14 @@ def test_kernels_sum_like_numpy():
     flat = torch.stack([torch.cat(unit) for unit in units]).double().numpy()
     np.testing.assert_allclose(fused_cpu.gram(batches, np.eye(4)), flat @ flat.T, rtol=1e-12, atol=1e-9)
     assert fused_cpu.prepare(part, plan)[1] is plan
+
+
+def test_sums_of_many_units_are_compiled_without_too_deep_a_recursion():
+    """Anew, as nothing on disk would show it: eight units have 45 sums."""
+    compiled = numba.njit(kernels_cpu._sums.py_func)
+    rows = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    found = compiled(tuple(rows), 5)
+    np.testing.assert_allclose(found, (rows @ rows.T.astype(float))[np.triu_indices(9)], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

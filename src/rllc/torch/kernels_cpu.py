@@ -75,7 +75,8 @@ def _read_typed(row: Any, i: Any) -> Any:
 
 # --- First pass -----------------------------------------------------------------------------------
 # Tuples of compile-time length: numba unrolls them, so that one loop over the entries holds all sums in
-# registers, whatever k is.
+# registers, whatever k is. By halves where it can be, as numba needs some thirty calls of Python, one within
+# the other, for each call that it compiles within another.
 
 
 def _views(table: np.ndarray, row: int, t: int, start: int, count: int, witnesses: tuple) -> Any:
@@ -84,13 +85,14 @@ def _views(table: np.ndarray, row: int, t: int, start: int, count: int, witnesse
 
 @overload(_views, strict=False)
 def _views_typed(table: Any, row: Any, t: Any, start: Any, count: Any, witnesses: Any) -> Any:
-    if len(witnesses) == 1:
+    half = len(witnesses) // 2
+    if not half:
         return lambda table, row, t, start, count, witnesses: (
             view(table[row, t], start, count, witnesses[0]),
         )
     return lambda table, row, t, start, count, witnesses: (
-        view(table[row, t], start, count, witnesses[0]),
-        *_views(table, row + 1, t, start, count, witnesses[1:]),
+        _views(table, row, t, start, count, witnesses[:half])
+        + _views(table, row + half, t, start, count, witnesses[half:])
     )
 
 
@@ -100,9 +102,10 @@ def _entries(rows: tuple, i: int) -> Any:
 
 @overload(_entries, strict=False)
 def _entries_typed(rows: Any, i: Any) -> Any:
-    if len(rows) == 1:
+    half = len(rows) // 2
+    if not half:
         return lambda rows, i: (np.float64(_read(rows[0], i)),)
-    return lambda rows, i: (np.float64(_read(rows[0], i)), *_entries(rows[1:], i))
+    return lambda rows, i: _entries(rows[:half], i) + _entries(rows[half:], i)
 
 
 def _scaled(factor: float, entries: tuple) -> Any:
@@ -111,9 +114,10 @@ def _scaled(factor: float, entries: tuple) -> Any:
 
 @overload(_scaled, strict=False)
 def _scaled_typed(factor: Any, entries: Any) -> Any:
-    if len(entries) == 1:
+    half = len(entries) // 2
+    if not half:
         return lambda factor, entries: (factor * entries[0],)
-    return lambda factor, entries: (factor * entries[0], *_scaled(factor, entries[1:]))
+    return lambda factor, entries: _scaled(factor, entries[:half]) + _scaled(factor, entries[half:])
 
 
 def _products(entries: tuple) -> Any:
@@ -133,9 +137,10 @@ def _sum(x: tuple, y: tuple) -> Any:
 
 @overload(_sum, strict=False)
 def _sum_typed(x: Any, y: Any) -> Any:
-    if len(x) == 1:
+    half = len(x) // 2
+    if not half:
         return lambda x, y: (x[0] + y[0],)
-    return lambda x, y: (x[0] + y[0], *_sum(x[1:], y[1:]))
+    return lambda x, y: _sum(x[:half], y[:half]) + _sum(x[half:], y[half:])
 
 
 @kernel
