@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 from problems import EIGHT
 from rllc import parse, reference
 from rllc.law import Cutoff, GramianRidge, Ridge
+from rllc.memory import AdaptiveMomentum
 from rllc.torch import RLLC, foreach
 from rllc.torch.parts import Part
 from same import same
@@ -377,6 +378,32 @@ def test_gradscaler():
 def test_a_gradient_that_is_not_finite_is_skipped_whole(value, way):
     net = network()
     assert_skips_whole(net, rllc(net, weight_decay=0.1, **way), value)
+
+
+@pytest.mark.parametrize("memory", ["M(0.9)", AdaptiveMomentum()], ids=["linear", "rule"])
+def test_a_gradient_that_makes_the_law_lost_is_skipped_whole(memory, way):
+    """1e33 after 1 makes a law of 1e32, whose step no parameter survives: without the guard, which a rule
+    has none of."""
+    if not isinstance(memory, str) and not way.get("capturable"):
+        way = {}
+    net = network()
+    opt = RLLC(net.parameters(), memory, lr=0.1, law_lr=0.1, guard=False, **way)
+    fill(net, 1.0)
+    opt.step()
+    before = snapshot(net, opt)
+    fill(net, 1e33)
+    opt.step()
+    same(snapshot(net, opt), before)
+    assert opt.skipped == 1
+    fill(net, 1.0)
+    opt.step()
+    assert all(p.isfinite().all() for p in net.parameters())
+    assert opt.skipped == 1
+
+
+def fill(net, value):
+    for p in net.parameters():
+        p.grad = torch.full_like(p, value)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])

@@ -174,7 +174,7 @@ types |= dict.fromkeys(("weight", "faded", "last", "progress", "metric", "growth
 types |= dict(ok="*i1", taken="*i1", tensors="i32", count="i32", seed="i64")
 given = dict(K=3, structure=0b100010001, needed=7, fed=7, stochastic=False, BLOCK=kernels.BLOCK)
 given |= dict(N=4, R=4, SIZE=4, WIDTH=kernels.WIDTH, PARTIALS=kernels.PARTIALS, SHARES=1, relative=True)
-given |= dict(eps=1e-3, guard=True, first=0.1, rounding=1e-6, most=3e38, lost=1e30, weighed=True, moving=True)
+given |= dict(eps=1e-3, guard=True, first=0.1, rounding=1e-6, most=3e38, weighed=True, moving=True)
 given |= dict(q=1.5, decay=0.5, clip=1.0, growth=0.1, smoothing=0.95, window=20.0)
 given |= dict(drawn=True, dtype=tl.float32, averaged=True)
 given |= dict(sign=1.0, b1=0.9, b2=0.999, log1=-0.1, log2=-0.001)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rllc.law import LOST, GramianRidge
+from rllc.law import GramianRidge
 from rllc.notation import parse
 from rllc.torch import fused_cuda, fused_law_cuda, kernels_adamw_cuda, kernels_cuda, learning
 from rllc.torch.fused_cuda import DTYPES
@@ -85,7 +85,7 @@ def learn(
     shared = books | unused | {"last": keeper["last_size"], "law_lr": keeper["law_lr"]}
     solver, there = _solver(rule, found.device)
     return fused_law_cuda.learn(
-        solver, there, [group | shared for group in groups], found, COARSEST, MOST, LOST, moving=True
+        solver, there, [group | shared for group in groups], found, COARSEST, MOST, moving=True
     )
 
 

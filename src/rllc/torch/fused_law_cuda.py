@@ -31,7 +31,6 @@ def learn(
     found: Tensor,
     rounding: float,
     most: float = torch.finfo(torch.float32).max,
-    lost: float = math.inf,
     moving: bool = False,
 ) -> tuple[Tensor, list[Step]]:
     """Law and books in place, from the sums of all shares; whether it is a step, and the step of each share.
@@ -39,7 +38,7 @@ def learn(
     Args:
         groups: of each share; the first holds the books.
         found: (shares, r+1, r+1) float64.
-        rounding: relative error of the sums; most: what no entry of memory may reach; lost: no law either;
+        rounding: relative error of the sums; most: what no entry of memory may reach;
             moving: whether shares that stay, lr = 0, are not heard beside others.
     """
     keeper, device, (k, r) = groups[0], found.device, there.frame.basis.shape
@@ -74,7 +73,6 @@ def learn(
         first=guard_level(there),
         rounding=rounding,
         most=most,
-        lost=lost,
         weighed=is_weighed(step),
         moving=moving,
         drawn=keeper["seed"] is not None,

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from rllc.law import LEAP, QUIET
+from rllc.law import LEAP, LOST, QUIET
 
 __all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn", "take"]
 
@@ -225,7 +225,7 @@ def learn(
         window,
     )
     for i in range(k):
-        finite = finite and math.isfinite(new_law[i])
+        finite = finite and abs(new_law[i]) < LOST
     if not finite:
         return NOT_FINITE
 

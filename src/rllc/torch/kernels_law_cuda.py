@@ -12,7 +12,7 @@ from rllc import law as _law
 
 __all__ = ["learn"]
 
-LEAP, QUIET = tl.constexpr(_law.LEAP), tl.constexpr(_law.QUIET)
+LEAP, LOST, QUIET = tl.constexpr(_law.LEAP), tl.constexpr(_law.LOST), tl.constexpr(_law.QUIET)
 
 
 @triton.jit
@@ -171,7 +171,6 @@ def learn(
     first: tl.constexpr,
     rounding: tl.constexpr,
     most: tl.constexpr,
-    lost: tl.constexpr,
     weighed: tl.constexpr,
     moving: tl.constexpr,
     drawn: tl.constexpr,
@@ -189,8 +188,8 @@ def learn(
     count; dice gets the seed and the draws so far. basis (K, R), metric (R, R), growth_of_sums (R+1) and
     B (K, K) as in `rllc.torch.learning.Constants`. numbers (SHARES, K² + 2K + 1) gets B, a, weights and keep;
     taken, a bool, whether it is a step at all. first: the guard's level for a gradient of size one; most:
-    what no entry of memory may reach, lost: no entry of the law; weighed: whether M⁺g is that of the share
-    of the largest rate; moving: whether shares that stay, lr = 0, are not heard beside others.
+    what no entry of memory may reach; weighed: whether M⁺g is that of the share of the largest rate; moving:
+    whether shares that stay, lr = 0, are not heard beside others.
     """
     row, column = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
     place = tl.arange(0, SIZE)
@@ -237,7 +236,7 @@ def learn(
     if growth > 0:
         counts = ok & (gradient > 0)
         new_law = tl.where(gradient > 0, new_law, old_law)
-    ok &= tl.sum(tl.where(tl.abs(new_law) < lost, 0, 1), 0) == 0
+    ok &= tl.sum(tl.where(tl.abs(new_law) < LOST, 0, 1), 0) == 0
 
     transition = _matrix(B, K, K, SIZE)
     faded_on = tl.sum(old_faded[:, :, None] * transition[None, :, :], 1)

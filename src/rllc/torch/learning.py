@@ -19,7 +19,7 @@ from scipy.linalg.lapack import dgesv
 from torch import Tensor
 
 from rllc import law as _law
-from rllc.law import Frame, GramianRidge, LawStep, RelaxedInverse, Ridge, Sums
+from rllc.law import LOST, Frame, GramianRidge, LawStep, RelaxedInverse, Ridge, Sums
 from rllc.memory import MemoryRule, yardsticks
 from rllc.propagator import Propagator
 from rllc.torch.parts import Part
@@ -150,7 +150,7 @@ def on(device: torch.device, host: Constants) -> Constants:
 def learn(
     solver: Solver, sums: Array, rates: Sequence[float], lr: float, before: Learned, rounding: float
 ) -> Learned | None:
-    """What a law comes to by M⁺g, or None if the sums or the law are not finite.
+    """What a law comes to by M⁺g, or None if the sums are not finite or the law would be LOST.
 
     Args:
         sums: (shares, r+1, r+1) of each share's [M g] basis; rates: each share's c2; lr: the largest c1.
@@ -163,7 +163,7 @@ def learn(
     v = np.dot(weights, sums[:, :-1, -1])
     total = sums[0] if len(sums) == 1 else sums.sum(0)
     learned = _corrected(solver, solver.host, total, v, rate, lr, before, rounding)
-    return learned if math.isfinite(sum(learned.law.tolist())) else None
+    return learned if all(abs(entry) < LOST for entry in learned.law.tolist()) else None
 
 
 def learn_on_device(
@@ -175,7 +175,7 @@ def learn_on_device(
     before: Learned,
     rounding: float,
 ) -> Learned:
-    """The same in tensors, of sums that are finite; the law may come out otherwise."""
+    """The same in tensors, of sums that are finite; the law may come out LOST, or not finite."""
     weights, rate = _weighed(solver.step, rates)
     v = sum(weight * own[:-1, -1] for weight, own in zip(weights, sums, strict=True))
     return _corrected(solver, there, sums.sum(0), v, rate, lr, before, rounding)

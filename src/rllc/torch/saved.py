@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rllc.law import PROGRESS
+from rllc.law import LOST, PROGRESS
 from rllc.torch import float8
 from rllc.torch.learning import Learned
 from rllc.torch.parts import numbered, real
@@ -67,10 +67,10 @@ def checked(
     said["progress"] = progress(said["progress"])
     learned = Learned(*(numpy(said[name]) for name in Learned._fields))
     for name, x, like in zip(Learned._fields, learned, start, strict=True):
-        if x.shape != like.shape or not np.isfinite(x).all():
+        if x.shape != like.shape or not (abs(x) < (LOST if name == "law" else np.inf)).all():
             raise ValueError(
-                f"the saved state is damaged: {name!r} must be finite numbers of shape {like.shape}, got"
-                f" {x.tolist()}"
+                f"the saved state is damaged: {name!r} must be finite numbers of shape {like.shape}, those"
+                f" of a law below {LOST:g}, got {x.tolist()}"
             )
     if seed is not None and group.get("seed") is not None:
         seed = int(group["seed"])
