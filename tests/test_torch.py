@@ -380,14 +380,21 @@ def test_a_gradient_that_is_not_finite_is_skipped_whole(value, way):
     assert_skips_whole(net, rllc(net, weight_decay=0.1, **way), value)
 
 
-@pytest.mark.parametrize("memory", ["M(0.9)", AdaptiveMomentum()], ids=["linear", "rule"])
-def test_a_gradient_that_makes_the_law_lost_is_skipped_whole(memory, way):
+@pytest.mark.parametrize(
+    ("memory", "options"),
+    [
+        *[("M(0.9)", way) for way in WAYS.values()],
+        ("M(0.9)", {"capturable": True}),
+        (AdaptiveMomentum(), {}),
+        (AdaptiveMomentum(), {"capturable": True}),
+    ],
+    ids=str,
+)
+def test_a_gradient_that_makes_the_law_lost_is_skipped_whole(memory, options):
     """1e33 after 1 makes a law of 1e32, whose step no parameter survives: without the guard, which a rule
     has none of."""
-    if not isinstance(memory, str) and not way.get("capturable"):
-        way = {}
     net = network()
-    opt = RLLC(net.parameters(), memory, lr=0.1, law_lr=0.1, guard=False, **way)
+    opt = RLLC(net.parameters(), memory, lr=0.1, law_lr=0.1, guard=False, **options)
     fill(net, 1.0)
     opt.step()
     before = snapshot(net, opt)
