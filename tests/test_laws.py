@@ -348,6 +348,14 @@ def test_minimal_memory(fixed, least):
         np.testing.assert_allclose(small.weights(50), fixed.weights(50), rtol=1e-10, atol=1e-13)
 
 
+def test_minimal_memory_of_equal_units_beside_a_large_block():
+    fixed = FixedLaw("M_4(0.99) + M(0.5) + M(0.5)", [1, 2, 3, 4, 5, 6])
+    assert fixed.minimal_memory == 5
+    assert fixed.minimal().equivalent(fixed, tol=1e-12)
+    with pytest.raises(TypeError, match="compared with another FixedLaw, got 'M"):
+        fixed.equivalent("M(0.5)")
+
+
 @pytest.mark.parametrize(("slow", "share", "least"), [("M_8(0.99)", 1e-12, 9), ("M_4(0.999)", 1e-11, 5)])
 def test_weights_that_grow_late_count(slow, share, least):
     """Small as long as k gradients are all there are, they reach 15 and 0.0022."""
@@ -440,6 +448,7 @@ def test_the_conjugate_block_with_the_sign_of_its_law(beta, gamma):
         (lambda: FixedLaw(M(0.9), [1.0, 2.0]), "a law for 1 memory unit is as many finite real numbers; got"),
         (lambda: FixedLaw(M(0.9), [float("nan")]), "as many finite real numbers; got .nan"),
         (lambda: FixedLaw(M(0.9), [1j]), "finite real numbers"),
+        (lambda: laws.sgd(0.1).transfer(2), r"is for \|w\| <= 1, got w = 2"),
     ],
 )
 def test_refuses(make, reason):

@@ -1,6 +1,7 @@
 """Lemma 3.8 and Theorems 5.2 and 5.3 as corrected in docs/mathematics.md, and hard cases of normal forms."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -125,6 +126,12 @@ def test_a_written_form_keeps_every_digit(beta):
 def test_refuses_units_too_nearly_dependent(p):
     with pytest.raises(NormalFormError, match=r"unit_cond over 1e5.*run it in the units it is given in"):
         normal_form(p)
+
+
+def test_a_unit_too_small_to_be_squared_is_merged():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert normal_form(CM(0.5 + 1e-300j)).propagator == M(0.5, 2)
 
 
 def test_refuses_what_never_moves():

@@ -85,7 +85,13 @@ class FixedLaw:
         return self.propagator.abstract_rule(n) @ self.law
 
     def transfer(self, w: complex) -> complex:
-        """The transfer function G(w) = Σ_i μ_i wⁱ = aᵀ (I - wB)⁻¹ L, for |w| <= 1."""
+        """The transfer function G(w) = Σ_i μ_i wⁱ = aᵀ (I - wB)⁻¹ L, for |w| <= 1.
+
+        Raises:
+            ValueError: |w| > 1, where the sum need not converge.
+        """
+        if not abs(w) <= 1:
+            raise ValueError(f"a transfer function is for |w| <= 1, got w = {w!r}")
         B, a, L = self.propagator.B, self.propagator.a, self.law
         return complex(a @ np.linalg.solve(np.eye(a.size) - w * B, L))
 
@@ -140,7 +146,12 @@ class FixedLaw:
 
         They do if μ_0 ... μ_{k+k'-1} agree; here all weights until both have forgotten (`Propagator.lags`)
         must, to tol times the largest of them.
+
+        Raises:
+            TypeError: the other is no FixedLaw.
         """
+        if not isinstance(other, FixedLaw):
+            raise TypeError(f"a fixed law is compared with another FixedLaw, got {other!r}")
         n = max(self.propagator.lags, other.propagator.lags)
         mine, its = self.weights(n), other.weights(n)
         return bool(abs(mine - its).max() <= tol * max(abs(mine).max(), abs(its).max()))

@@ -26,7 +26,7 @@ import scipy.sparse.csgraph
 from numpy.typing import ArrayLike, NDArray
 
 from rllc.notation import as_propagator
-from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks
+from rllc.propagator import Array, Propagator, jordan_blocks, union_of_blocks, upper
 
 __all__ = ["ChangeOfUnits", "NormalForm", "NormalFormError", "change_of_units", "equivalent", "normal_form"]
 
@@ -225,11 +225,7 @@ def _combine(R: Array, wanted: Array) -> tuple[Array, float]:
 def _written(p: Propagator) -> tuple[Blocks, ...]:
     """The blocks that a reachable p is written in, if it is: the first candidate, to the last digit."""
     blocks = jordan_blocks(p)
-    return (_sorted((_upper(z), m) for z, m in blocks),) if blocks else ()
-
-
-def _upper(z: complex) -> complex:
-    return complex(z.real, abs(z.imag)) if isinstance(z, complex) else z
+    return (_sorted((upper(z), m) for z, m in blocks),) if blocks else ()
 
 
 def _candidates(eigenvalues: NDArray[np.complex128]) -> Iterator[Blocks]:
@@ -280,6 +276,8 @@ def _unit_cond(p: Propagator) -> float:
     """max(√cond of the units' correlation matrix, largest over smallest unit) under white noise."""
     gramian = p.gramian()
     size = np.sqrt(np.diag(gramian))
+    if not size.all():  # a unit too small to be squared
+        return math.inf
     values = np.linalg.eigvalsh(gramian / np.outer(size, size))
     if values[0] <= 0:
         return math.inf

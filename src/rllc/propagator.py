@@ -17,7 +17,7 @@ import itertools
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -161,6 +161,11 @@ class Propagator:
             raise ValueError(
                 "a is zero: no gradient ever enters this memory; give a unit a nonzero entry of a"
             )
+        blocks = jordan_blocks(self)
+        if blocks and len({upper(z) for z, _ in blocks}) < len(blocks):
+            P, merged = _merged(blocks)
+            P_, reached = merged.reachable()
+            return P @ P_, reached
         size = self._sizes()
         heard = np.flatnonzero(size)
         size = size[heard]
@@ -229,8 +234,8 @@ class Propagator:
         if values[0] < 1e-14 * values[-1]:
             raise ValueError(
                 f"the units of {self!r} are too nearly dependent (correlation matrix has condition"
-                f" {values[-1] / max(values[0], 1e-300):.1e}); move eigenvalues apart or merge them"
-                " into a block M_m"
+                f" {values[-1] / max(values[0], 1e-300):.1e}); move eigenvalues apart, merge near"
+                " ones into a block M_m, or take a block of lower order"
             )
         return P @ (vectors / np.sqrt(values) / (unit * size)[:, None])
 
@@ -327,6 +332,33 @@ def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
     return functools.reduce(
         operator.or_, (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
     )
+
+
+def upper(z: complex) -> complex:
+    """Of two conjugates, whose blocks hold the same, the one above the real axis."""
+    return complex(z.real, abs(z.imag)) if isinstance(z, complex) else z
+
+
+def _merged(blocks: Sequence[tuple[complex, int]]) -> tuple[Array, Propagator]:
+    """An isometry P (k, r) and a propagator with M = M_r Pᵀ, of a union in which eigenvalues come again.
+
+    The largest block of an eigenvalue has all units of its others. Known to be equal, they cost no digits;
+    found by orthogonalising, they cost all that the nearly parallel units of large blocks leave.
+    """
+    largest: dict[complex, int] = {}
+    for z, m in blocks:
+        largest[upper(z)] = max(m, largest.get(upper(z), 0))
+    union = union_of_blocks(largest.items())
+    starts = dict(zip(largest, np.flatnonzero(union.a).tolist(), strict=True))
+    copies = []
+    for z, m in blocks:
+        units = np.eye(2 * m if isinstance(z, complex) else m, union.k, k=starts[upper(z)])
+        if z.imag < 0:
+            units[1::2] *= -1
+        copies.append(units)
+    P = np.concatenate(copies)
+    size = np.sqrt((P * P).sum(0))
+    return P / size, Propagator(*rescaled(union.B, union.a, 1 / size))
 
 
 def rescaled(B: Array, a: Array, size: Array) -> tuple[Array, Array]:
