@@ -394,6 +394,31 @@ def test_a_complex_parameter_is_two_real_ones(way):
     assert float(opts[0].law[0]) == pytest.approx(float(opts[1].law[0]), rel=1e-12)
 
 
+@pytest.mark.parametrize("n", [1, 37, 1000])
+def test_kernels_give_the_same_bits_for_entries_alone_and_in_vectors(n):
+    """Which of them the compiler's code takes may depend on where tensors happen to be."""
+    kernels, like = pytest.importorskip("rllc.torch.kernels_adamw"), np.empty(0, np.float32)
+    start = np.random.default_rng(n).normal(size=(5, n)).astype(np.float32) * 1e-2
+    start[1] **= 2
+    counts = np.ones(n, np.float32)
+    numbers = np.array([0.1, 0.99, 0.9, 0.999, 1e-8, 1.0, 0.3])
+    found = []
+    for chunks in ([(0, 0, n)], [(0, i, i + 1) for i in range(n)]):
+        rows = start.copy()
+        where = (
+            np.array([[row.ctypes.data] for row in rows]),
+            np.array(chunks),
+            like,
+            np.array([counts.ctypes.data]),
+        )
+        sums = kernels._sum(1, *where, 0.9, 0.999, 1e-8)
+        kernels._average(1, *where, numbers)
+        found.append((sums, rows))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-13)
+    np.testing.assert_array_equal(found[1][1], found[0][1])
+    assert (found[0][1][4] != start[4]).all()
+
+
 # --- What it must survive ---------------------------------------------------------------------------------
 
 

@@ -145,10 +145,10 @@ def _step(
     return (1.0, law[0], progress[0], progress[1], progress[2], progress[3], progress[4], size)
 
 
-@numba.njit(fastmath=FLAGS | {"arcp", "ninf"}, error_model="numpy", cache=True)
+@numba.njit(fastmath=FLAGS, error_model="numpy", cache=True)
 def _direction(m: Any, v: Any, eps: Any) -> Any:
-    """m/(√v + eps) of finite numbers; in float32 by an estimate of the reciprocal and a Newton step, which is
-    faster than a division and as exact, but for a unit in the last place."""
+    """m/(√v + eps), the root and the quotient correctly rounded: were an estimate of the reciprocal allowed,
+    code for vectors would take it and code for single entries not, and which runs depends on addresses."""
     return m / (np.sqrt(v) + eps)
 
 
