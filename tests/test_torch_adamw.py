@@ -394,6 +394,19 @@ def test_a_complex_parameter_is_two_real_ones(way):
     assert float(opts[0].law[0]) == pytest.approx(float(opts[1].law[0]), rel=1e-12)
 
 
+@pytest.mark.parametrize("b1", [0.0, 0.0625, 0.4, 0.6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_small_gradient_after_a_large_one_is_not_lost(way, b1, dtype):
+    p = nn.Parameter(torch.ones(40, dtype=dtype))
+    opt = rllc([p], betas=(b1, 0.999), **way)
+    large = 0.1 / torch.finfo(dtype).eps ** 1.1
+    for size in (large, 1.0, -1.0):
+        p.grad = torch.full_like(p, size)
+        opt.step()
+    want = (1 - b1) * (b1 * (b1 * large + 1.0) - 1.0)
+    np.testing.assert_allclose(opt.state[p]["exp_avg"], want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("n", [1, 37, 1000])
 def test_kernels_give_the_same_bits_for_entries_alone_and_in_vectors(n):
     """Which of them the compiler's code takes may depend on where tensors happen to be."""

@@ -153,6 +153,12 @@ def _direction(m: Any, v: Any, eps: Any) -> Any:
 
 
 @_kernel
+def _mean(m: Any, g: Any, b1: Any, c1: Any) -> Any:
+    """b1 m + c1 g with c1 = 1 - b1, from the nearer of the two, as torch's lerp: m may be much the larger."""
+    return m + c1 * (g - m) if c1 < 0.5 else g - b1 * (g - m)
+
+
+@_kernel
 def _sum(
     threads: int,
     table: np.ndarray,
@@ -214,7 +220,7 @@ def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
     table, chunks, like, counters, numbers = data
     real = like.dtype.type
     keep, b2, sign = real(numbers[1]), real(numbers[3]), real(numbers[5])
-    c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])
+    b1, c1, c2 = real(numbers[2]), real(1 - numbers[2]), real(1 - numbers[3])
     for c in range(lo, hi):
         t, start, stop = chunks[c]
         m = view(table[0, t], start, stop - start, like)
@@ -224,7 +230,7 @@ def _advance_chunks(lo: int, hi: int, data: tuple) -> None:
         _, _, _, at, ahead = _scales(counters[t], numbers[2], numbers[3], numbers[4])
         eps, rate = real(at), real(ahead * numbers[0])
         for i in range(stop - start):
-            new = m[i] + c1 * (sign * g[i] - m[i])
+            new = _mean(m[i], sign * g[i], b1, c1)
             square = b2 * v[i] + c2 * g[i] * g[i]
             m[i], v[i] = new, square
             theta[i] = keep * theta[i] - rate * _direction(new, square, eps)
@@ -248,7 +254,7 @@ def _average_chunks(lo: int, hi: int, data: tuple) -> None:
     table, chunks, like, counters, numbers = data
     real = like.dtype.type
     keep, b2, sign, weight = real(numbers[1]), real(numbers[3]), real(numbers[5]), real(numbers[6])
-    c1, c2 = real(1 - numbers[2]), real(1 - numbers[3])
+    b1, c1, c2 = real(numbers[2]), real(1 - numbers[2]), real(1 - numbers[3])
     for c in range(lo, hi):
         t, start, stop = chunks[c]
         m = view(table[0, t], start, stop - start, like)
@@ -259,7 +265,7 @@ def _average_chunks(lo: int, hi: int, data: tuple) -> None:
         _, _, _, at, ahead = _scales(counters[t], numbers[2], numbers[3], numbers[4])
         eps, rate = real(at), real(ahead * numbers[0])
         for i in range(stop - start):
-            new = m[i] + c1 * (sign * g[i] - m[i])
+            new = _mean(m[i], sign * g[i], b1, c1)
             square = b2 * v[i] + c2 * g[i] * g[i]
             m[i], v[i] = new, square
             moved = keep * theta[i] - rate * _direction(new, square, eps)

@@ -137,7 +137,9 @@ def _advanced(
     g = load(entries(table, GRADIENT, tensors, t, places, gradient_dtype, whole), inside, whole)
     g = g.to(tl.float32)
     m = load(at_m, inside, whole).to(tl.float32)
-    m += (1 - b1) * (sign * g - m)
+    difference = sign * g - m
+    # From the nearer of the two, as in torch's lerp: m may be much larger than g.
+    m = m + (1 - b1) * difference if b1 > 0.5 else sign * g - b1 * difference
     v = b2 * load(at_v, inside, whole).to(tl.float32) + (1 - b2) * g * g
     at_theta = entries(table, PARAMETERS, tensors, t, places, dtype, whole)
     theta = keep * load(at_theta, inside, whole).to(tl.float32) + rate * m / (tl.sqrt(v) + small)
