@@ -200,8 +200,16 @@ print(all(map(len, (ptx(kernels.sum_partials, 8), ptx(law.learn, 1, R=3)))))
     assert done.stdout.split() == ["True"] * 9, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("average", "b1"), [(9.0, 0.9), (None, 0.3)])
+@pytest.mark.parametrize(
+    ("dtype", "average", "b1"),
+    [
+        (torch.float32, 9.0, 0.9),
+        (torch.float32, None, 0.3),
+        (torch.bfloat16, 9.0, 0.9),
+        (torch.bfloat16, None, 0.9),
+    ],
+    ids=str,
+)
 def test_rllc_adamw(monkeypatch, fused, dtype, average, b1):
     """Two groups, one uphill, rates that change, a step to be skipped: beside torch, from equal gradients."""
     from rllc.torch import adamw_passes, fused_adamw_cuda
