@@ -50,8 +50,8 @@ def trained(tx, loss=1.0, bad=-1):
 
 
 STEP = LawStep(q=1.5, clip=1.0)
-TX = rllc_adamw(C1, C2, weight_decay=DECAY, law=1.0, law_step=STEP)
-WITHOUT_EPS = rllc_adamw(C1, C2, weight_decay=DECAY, eps=0.0, law=1.0, law_step=STEP)
+TX = rllc_adamw(C1, law_learning_rate=C2, weight_decay=DECAY, law=1.0, law_step=STEP)
+WITHOUT_EPS = rllc_adamw(C1, law_learning_rate=C2, weight_decay=DECAY, eps=0.0, law=1.0, law_step=STEP)
 SEEKER = rllc_adamw()
 WARMED_UP = rllc_adamw(lambda count: 1e-3 * jnp.minimum(1.0, jnp.asarray(count, float) / 180))
 
@@ -127,7 +127,7 @@ def test_a_skipped_step_is_not_averaged_either():
 
 
 def test_without_a_law_and_an_average_it_is_adamw():
-    ours = rllc_adamw(C1, 0.0, weight_decay=DECAY, law=1.0, average=None)
+    ours = rllc_adamw(C1, law_learning_rate=0.0, weight_decay=DECAY, law=1.0, average=None)
     theirs = optax.adamw(C1, weight_decay=DECAY)
     params = of_theirs = split(jnp.asarray(START))
     states, updates = [ours.init(params), theirs.init(params)], [jax.jit(ours.update), jax.jit(theirs.update)]
@@ -142,7 +142,7 @@ def test_without_a_law_and_an_average_it_is_adamw():
 def test_one_compilation_while_every_number_changes():
     """inject_hyperparams makes arrays of all of them, and tracers of these."""
     tx = optax.inject_hyperparams(rllc_adamw, static_args="law_step")(
-        C1, C2, weight_decay=DECAY, law=1.0, law_step=STEP
+        C1, law_learning_rate=C2, weight_decay=DECAY, law=1.0, law_step=STEP
     )
     traces = 0
 
@@ -174,7 +174,13 @@ def test_one_compilation_while_every_number_changes():
 
 
 def test_schedules_and_a_law_for_each_tensor():
-    tx = rllc_adamw(lambda t: C1 / (1 + t), lambda t: 0.0 * t, scope="tensor", law=0.5, law_step=LawStep())
+    tx = rllc_adamw(
+        lambda t: C1 / (1 + t),
+        law_learning_rate=lambda t: 0.0 * t,
+        scope="tensor",
+        law=0.5,
+        law_step=LawStep(),
+    )
     _, state = jax.jit(tx.update)(split(START), tx.init(split(START)), split(START))
     np.testing.assert_array_equal(optax.tree.get(state, "law"), np.full((2, 1), 0.5))
 

@@ -508,7 +508,7 @@ WAYS_TO_COPY = {
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("how", WAYS_TO_COPY)
 def test_checkpoints_and_copies_go_on_to_the_bit(way, dtype, how):
-    made = lambda params: rllc(params, weight_decay=0.1, **way)  # noqa: E731
+    made = lambda params: rllc(params, weight_decay=0.1, eps=1e-6, **way)  # noqa: E731
     params, opt = run(made, 10, dtype)
     if WAYS_TO_COPY[how]:
         twins, twin = WAYS_TO_COPY[how]((params, opt))
@@ -624,12 +624,13 @@ def test_a_sparse_gradient_and_a_step_in_the_backward_pass_are_refused():
         ({"lr": -1.0}, "lr must be a finite number >= 0"),
         ({"lr": torch.ones(2)}, r"lr must have one entry, got a tensor of shape \(2,\)"),
         ({"law_lr": math.nan}, "law_lr must be a finite number >= 0"),
-        ({"betas": (1.0, 0.9)}, "b1 must be in"),
-        ({"betas": (0.9, -0.1)}, "b2 must be in"),
+        ({"betas": (1.0, 0.9)}, r"betas\[0\] must be in"),
+        ({"betas": (0.9, -0.1)}, r"betas\[1\] must be in"),
         ({"betas": 0.9}, r"betas must be two numbers in \[0, 1\), got 0.9"),
         ({"betas": (0.9, 0.99, 0.999)}, r"betas must be two numbers in \[0, 1\), got"),
-        ({"eps": 0.0}, "eps must be > 0"),
-        ({"eps": -1.0}, "eps must be a finite number >= 0"),
+        ({"eps": 0.0}, "eps must be a positive finite number, got 0.0: without it"),
+        ({"eps": -1.0}, "eps must be a positive finite number"),
+        ({"eps": 1e-44}, "eps = 1e-44 is too small for torch.float32: without it"),
         ({"weight_decay": math.inf}, "weight_decay must be a finite number >= 0"),
         ({"law": [1.0, 2.0]}, "law must have 1 entries"),
         ({"foreach": True, "fused": True}, "give one of them"),
@@ -645,6 +646,38 @@ def test_what_makes_no_sense_is_refused(options, message):
         with pytest.raises(ValueError, match=message):
             opt.add_param_group({"params": [nn.Parameter(torch.ones(2))]} | options)
         assert len(opt.param_groups) == 1
+
+
+def test_eps_must_not_be_zero_in_half_precision():
+    p = nn.Parameter(torch.ones(2, dtype=torch.float16))
+    with pytest.raises(ValueError, match=r"eps = 1e-08 is too small for torch.float16"):
+        RLLCAdamW([p], foreach=True)
+    for opt in (RLLCAdamW([p]), RLLCAdamW([p], foreach=True, eps=1e-6)):
+        p.grad = torch.zeros_like(p)
+        opt.step()
+        assert p.isfinite().all()
+
+
+def test_numbers_in_tensors_are_taken_as_numbers(way):
+    p = nn.Parameter(torch.ones(2))
+    betas, eps = torch.tensor([0.5, 0.75]), torch.tensor(0.25)
+    for opt in (RLLCAdamW([p], 1e-3, betas, eps, **way), RLLCAdamW([p], 1e-3, tuple(betas), **way)):
+        p.grad = torch.ones(2)
+        opt.step()
+        assert opt.param_groups[0]["betas"] == (0.5, 0.75)
+        assert opt.state[p]["exp_avg"].tolist() == [0.5, 0.5]
+
+
+def test_a_law_that_is_replaced_is_refused_before_anything_moves(way):
+    for wrong in (0.5, torch.tensor([1])):
+        params = parameters(quadratic())
+        opt = rllc(params, **way)
+        opt.param_groups[0]["law"] = wrong
+        take(params, np.ones(24))
+        before = copy.deepcopy(opt.state_dict())
+        with pytest.raises(TypeError, match=r"\['law'\] must stay a tensor of floats, got"):
+            opt.step()
+        same(opt.state_dict(), before)
 
 
 def test_defaults():

@@ -1,6 +1,7 @@
 """Odd but legal: tensors that have moved or wrap others, empty groups, groups used twice, other defaults."""
 
 import copy
+import functools
 import gc
 import weakref
 
@@ -407,6 +408,18 @@ def test_a_buffer_without_a_shape_is_refused_by_name():
     net = nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d())
     with pytest.raises(ValueError, match=r"buffers have no shape yet \('1.running_mean'\): pass one batch"):
         RLLC(net[0].parameters(), "M(0.9)", 0.1, 0.01, average=9.0, buffers=net)
+
+
+def test_buffers_without_values_and_what_are_no_buffers_are_refused():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    make = functools.partial(RLLC, list(net.parameters()), "M(0.9)", 0.1, 0.01, average=9.0)
+    for wrong in (True, [net], ["mean"]):
+        with pytest.raises(TypeError, match="buffers must be the net that has them, or tensors, got"):
+            make(buffers=wrong)
+    with pytest.raises(
+        ValueError, match=r"buffers have no values yet \('1.running_mean'\): give the net a device"
+    ):
+        make(buffers=net.to("meta"))
 
 
 @pytest.mark.parametrize("copied", [lambda opt: opt, copy.deepcopy], ids=["itself", "a copy"])

@@ -22,28 +22,30 @@ __all__ = ["rllc_adamw"]
 
 def rllc_adamw(
     learning_rate: Rate = 1e-3,
-    law_learning_rate: Rate = 0.04,
     b1: float | jax.Array = 0.9,
     b2: float | jax.Array = 0.999,
     eps: float | jax.Array = 1e-8,
+    *,
     weight_decay: float | jax.Array = 0.0,
+    law_learning_rate: Rate = 0.04,
     law: float | jax.Array = 0.01,
     law_step: LawStep = SEEKING,
     average: float | jax.Array | None = 9.0,
     axis_name: str | tuple[str, ...] = (),
     scope: Scope = "all",
 ) -> optax.GradientTransformationExtraArgs:
-    """AdamW whose rate learns: θ <- θ - c1 (L u + w θ), u = m̂/(√v̂ + eps), and L += c2 |L|^q x.
+    """AdamW whose rate learns: θ <- θ - c1 (L u + w θ), u = m̂/(√v̂ + eps), L by `law_step` from x.
 
     x = uᵀg / (1.001 uᵀP⁻¹u) is the correction in Adam's metric P⁻¹ = √v̂ + eps, with u before g. The law
     does not change when the loss is multiplied by a number, but for eps. The defaults are those of
-    `rllc.torch.RLLCAdamW`, and so are the numbers. Evaluate `averaged_params(opt_state, params)`.
+    `rllc.torch.RLLCAdamW`, and so are the numbers. Evaluate `averaged_params(opt_state, params)`. In an
+    optax.chain it is the last: steps that others change after it are not those that it averages.
 
     Args:
         learning_rate: c1 >= 0, a number or a schedule: if it rises after the search, steps become no longer.
-        law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
         b1, b2, eps: Adam's.
         weight_decay: w, decoupled and multiplied by c1 as in optax.adamw, but not by L.
+        law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
         law: L_0. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
         law_step: how a correction moves L; by default it grows until steps are long enough, then anneals.
         average: the power of `polynomial_average`, or None for no average. A skipped step is not averaged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
@@ -13,12 +14,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from rllc.checks import check_positive, check_share
 from rllc.law import SEEKING, LawStep, check_law_step
-from rllc.memory import Adam
 from rllc.torch import adamw_passes, one_unit, selection, shards
 from rllc.torch.adamw_passes import Share
 from rllc.torch.one_unit import OneUnit, Rule
-from rllc.torch.parts import Part, Unit, moved, real
+from rllc.torch.parts import Part, Unit, moved, real, wide_dtype
 from rllc.torch.shards import Spread
 
 __all__ = ["RLLCAdamW"]
@@ -28,6 +29,7 @@ Taking = list[tuple[int, Tensor, Tensor]]  # how many processes have the same, a
 
 STATE = ["step", "exp_avg", "exp_avg_sq"]
 EPS = 1e-3  # of the relaxed inverse
+WITHOUT_EPS = ": without it an entry whose gradients are all zero becomes NaN"
 
 
 class RLLCAdamW(OneUnit):
@@ -61,9 +63,9 @@ class RLLCAdamW(OneUnit):
         lr: c1 >= 0, a number or a tensor of one entry: the unit of the law. It sets the first step, lr * law,
             and the decay, hardly the rate that is found. A schedule may stay: where lr rises after the search
             steps become no longer, where it falls they become shorter. Groups with lr = 0 are not heard.
-        law_lr: c2 >= 0, likewise, of the whole optimizer; later `param_groups[0]["law_lr"]`.
         betas, eps: AdamW's; eps > 0.
         weight_decay: w >= 0, decoupled: multiplied by lr, not by the law (0; of torch's AdamW 0.01).
+        law_lr: c2 >= 0, as lr, of the whole optimizer; later `param_groups[0]["law_lr"]`.
         law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
         law_step: how x moves the law; by default it grows until steps are long enough, then anneals.
         average: the power of the average of the weights, None for none.
@@ -88,11 +90,11 @@ class RLLCAdamW(OneUnit):
         self,
         params: Iterable[Any],
         lr: float | Tensor = 1e-3,
-        law_lr: float | Tensor = 0.04,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float | Tensor = 0.0,
         *,
+        law_lr: float | Tensor = 0.04,
         law: ArrayLike | Tensor = 0.01,
         law_step: LawStep = SEEKING,
         average: float | None = 9.0,
@@ -105,8 +107,8 @@ class RLLCAdamW(OneUnit):
         self._forget()
         defaults = {
             "lr": lr,
-            "betas": tuple(betas) if isinstance(betas, Iterable) else betas,
-            "eps": eps,
+            "betas": _plain(betas),
+            "eps": _plain(eps),
             "weight_decay": weight_decay,
             "foreach": foreach,
             "fused": fused,
@@ -125,9 +127,16 @@ class RLLCAdamW(OneUnit):
         """
         if "law_lr" in param_group:
             raise ValueError("one law has one law_lr; give it to the optimizer, not to a group")
-        _check_group(self.defaults | param_group)
-        super().add_param_group(param_group)
-        if _is_unsaid(group := self.param_groups[-1]):
+        plain = {name: _plain(param_group[name]) for name in ("betas", "eps") if name in param_group}
+        _check_group(self.defaults | param_group | plain)
+        super().add_param_group(param_group | plain)
+        group = self.param_groups[-1]
+        try:
+            _check_eps(group)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        if _is_unsaid(group):
             self._choose(group)
 
     def _choose(self, group: dict[str, Any]) -> None:
@@ -277,14 +286,28 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     return dict(zip(STATE, (step, torch.zeros_like(p), torch.zeros_like(p)), strict=True))
 
 
+def _plain(value: Any) -> Any:
+    """Numbers for tensors, which torch's AdamW takes in one form and not in another."""
+    value = value.tolist() if isinstance(value, Tensor) else value
+    return tuple(map(_plain, value)) if isinstance(value, Iterable) else value
+
+
+def _check_eps(group: dict[str, Any]) -> None:
+    """Refuse an eps that is zero where it is added: corrected for bias, or by torch's foreach as it is."""
+    by_foreach = group["foreach"] or (group["foreach"] is False and not group["fused"])
+    least = group["eps"] * (1.0 if by_foreach else math.sqrt(1 - group["betas"][1]))
+    for dtype in {real(p).dtype if by_foreach else wide_dtype(p) for p in group["params"]}:
+        if not torch.tensor(least, dtype=dtype, device="cpu"):
+            raise ValueError(f"eps = {group['eps']:g} is too small for {dtype}{WITHOUT_EPS}")
+
+
 def _check_group(group: dict[str, Any]) -> None:
     for name in ("lr", "weight_decay"):
         selection.check_rate(name, group[name])
     if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
         raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
-    b1, b2 = group["betas"]
-    Adam(b1, b2, group["eps"])  # refuses by name
-    if not group["eps"] > 0:
-        raise ValueError("eps must be > 0: without it an entry whose gradients are all zero becomes NaN")
+    for i, beta in enumerate(group["betas"]):
+        check_share(f"betas[{i}]", beta)
+    check_positive("eps", group["eps"], WITHOUT_EPS)
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True are both given; give one of them")

@@ -182,13 +182,12 @@ class Around(OneUnit):
     # --- The parts of a step ----------------------------------------------------------------------------
 
     def _keeper(self) -> dict[str, Any]:
-        keeper = self.param_groups[0]
-        if "law" not in keeper:
+        if "law" not in self.param_groups[0]:
             raise RuntimeError(
                 f"{type(self.base).__name__} has taken over a state without a law; load it through the"
                 " optimizer around it, or make a new one around it"
             )
-        return keeper
+        return super()._keeper()
 
     def _unit(self, p: Tensor) -> Tensor:
         """The last step of a parameter; zeros if there was none, which are not yet in the base's state."""

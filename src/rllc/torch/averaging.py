@@ -167,7 +167,8 @@ class Averaging(torch.optim.Optimizer):
         """Average with this power from now on, or not at all; after the parameter groups are there.
 
         Raises:
-            ValueError: the power is no finite number >= 0, or a buffer has no shape yet.
+            ValueError: the power is no finite number >= 0, or a buffer has no shape or values yet.
+            TypeError: buffers are neither a net nor tensors.
         """
         self._net = buffers if isinstance(buffers, nn.Module) else None
         self._kept = []
@@ -177,9 +178,11 @@ class Averaging(torch.optim.Optimizer):
             return
         if not is_number(power, lambda p: 0 <= p < math.inf):
             raise ValueError(f"average must be a finite power >= 0, such as 9.0, or None, got {power!r}")
-        named = list(buffers.named_buffers() if isinstance(buffers, nn.Module) else ((b, b) for b in buffers))
+        named = _named(buffers)
         if lazy := [name for name, b in named if nn.parameter.is_lazy(b)]:
             raise ValueError(f"buffers have no shape yet ({lazy[0]!r}): pass one batch through the net first")
+        if empty := [name for name, b in named if b.is_meta]:
+            raise ValueError(f"buffers have no values yet ({empty[0]!r}): give the net a device first")
         # Counters and masks, which are no statistics, are in evaluation what they are in training.
         self._kept = [kept for kept, b in named if b.is_floating_point() and bool(b.isfinite().all())]
         self.param_groups[0] |= _books(float(power), self._buffers)
@@ -202,13 +205,19 @@ class Averaging(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: it is not the one that this optimizer was made with.
+            TypeError: its law was replaced by what is no tensor of floats.
         """
-        if "law" not in self.param_groups[0]:
+        keeper = self.param_groups[0]
+        if "law" not in keeper:
             raise RuntimeError(
                 "the first parameter group, which keeps the law, has been removed or replaced; make a new"
                 " optimizer, or keep the group and change its params"
             )
-        return self.param_groups[0]
+        if not isinstance(law := keeper["law"], Tensor) or not law.is_floating_point():
+            raise TypeError(
+                f"param_groups[0]['law'] must stay a tensor of floats, got {law!r}; fill_ sets its entries"
+            )
+        return keeper
 
     def _evaluated(self, closure: Callable[[], Any] | None) -> Any:
         """What the closure of a step returns, None without one; refuses a step in evaluation mode."""
@@ -306,6 +315,16 @@ class Averaging(torch.optim.Optimizer):
 
 def _sizes(groups: Sequence[dict[str, Any]]) -> list[int]:
     return [len(group["params"]) for group in groups]
+
+
+def _named(buffers: nn.Module | Iterable[Tensor]) -> list[tuple[Any, Tensor]]:
+    """Buffers by name, or by themselves."""
+    if isinstance(buffers, nn.Module):
+        return list(buffers.named_buffers())
+    found = list(buffers) if isinstance(buffers, Iterable) else [buffers]
+    if not all(isinstance(b, Tensor) for b in found):
+        raise TypeError(f"buffers must be the net that has them, or tensors, got {buffers!r}")
+    return [(b, b) for b in found]
 
 
 def _power(group: dict[str, Any]) -> float | None:

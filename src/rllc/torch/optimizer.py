@@ -309,8 +309,12 @@ class RLLC(Averaging):
 
     def _check_scopes(self) -> None:
         """Refuse laws of other groups or parameters than there are: they go by place."""
-        laws = self._keeper()["law"].shape[:-1]
-        if laws != self._scopes():
+        *laws, k = self._keeper()["law"].shape or (0,)
+        if k != self.memory.k:
+            raise RuntimeError(
+                f"the law has {k} entries, and memory {self.memory.k} units; copy_ sets a law's entries"
+            )
+        if tuple(laws) != self._scopes():
             raise RuntimeError(
                 f"there are laws for {laws[0]} {self.scope}s, and now {self._scopes()[0]} {self.scope}s; laws"
                 " go by place: keep what was there, without gradients, or make a new optimizer"
