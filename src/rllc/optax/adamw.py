@@ -46,7 +46,7 @@ def rllc_adamw(
         b1, b2, eps: Adam's.
         weight_decay: w, decoupled and multiplied by c1 as in optax.adamw, but not by L.
         law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
-        law: L_0. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
+        law: L_0. Small, as the law grows by itself: the first step is c1 L_0 e^0.1 long, 1.1e-5.
         law_step: how a correction moves L; by default it grows until steps are long enough, then anneals.
         average: the power of `polynomial_average`, or None for no average. A skipped step is not averaged.
         axis_name, scope: as in `rllc`.

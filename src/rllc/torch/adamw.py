@@ -66,7 +66,7 @@ class RLLCAdamW(OneUnit):
         betas, eps: AdamW's; eps > 0.
         weight_decay: w >= 0, decoupled: multiplied by lr, not by the law (0; of torch's AdamW 0.01).
         law_lr: c2 >= 0, as lr, of the whole optimizer; later `param_groups[0]["law_lr"]`.
-        law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 long, 1e-5.
+        law: L_0, one number. Small, as the law grows by itself: the first step is c1 L_0 e^0.1 long, 1.1e-5.
         law_step: how x moves the law; by default it grows until steps are long enough, then anneals.
         average: the power of the average of the weights, None for none.
         buffers: batch-norm statistics, to be averaged along: the net that has them, or tensors, which it must
