@@ -55,7 +55,7 @@ def law_report(opt_state: Any, memory: str | Propagator | None = None) -> dict[s
 def _only_state(opt_state: Any) -> States:
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(x)]
     if len(found) != 1:
-        remedy = "give the part of it that holds one" if found else "is it the state of an rllc transformation?"
+        remedy = "give the part of it that holds one" if found else "give that of an rllc transformation"
         raise ValueError(f"this state holds {len(found)} laws of scale_by_rllc; {remedy}")
     if jnp.ndim(found[0].count):
         raise ValueError("this state is of several runs at once; call law_report in jax.vmap, too")
