@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from problems import DENSE, EIGHT
 from rllc.law import Cutoff
-from rllc.torch import RLLC, RLLCAdamW, fused_cpu, kernels_cpu, rounding, selection
+from rllc.torch import RLLC, RLLCAdamW, fused_cpu, kernels_cpu, rounding, selection, stepping
 from same import same
 from torch_nets import WAYS, X, Y, assert_skips_whole, network, rllc, snapshot, train
 
@@ -52,6 +52,19 @@ def test_ways_agree_to_rounding_over_chunks_and_blocks(memory, way):
     torch.testing.assert_close(other[0], plain[0], rtol=2e-6, atol=2e-6)
     torch.testing.assert_close(other[1], plain[1], rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(other[2], plain[2], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=NAMES)
+def test_a_step_in_one_call_is_the_same_to_the_bit(monkeypatch, memory):
+    """As in three calls: also where a step is skipped, or has sums so large that entries are looked at."""
+    noise = torch.randn(8, 215, generator=torch.Generator().manual_seed(2))
+    noise[3, 5], noise[5, 5] = torch.nan, 1e36
+    calls, made = [], stepping.in_one_call
+    monkeypatch.setattr(stepping, "in_one_call", lambda *args: calls.append(made(*args)) or calls[-1])
+    at_once = run(memory, noise, weight_decay=0.1, average=9.0)
+    assert calls[:6] == [True, True, True, False, True, False]
+    monkeypatch.setattr(stepping, "in_one_call", lambda *args: False)
+    same(run(memory, noise, weight_decay=0.1, average=9.0), at_once)
 
 
 def test_the_number_of_threads_changes_no_bit():

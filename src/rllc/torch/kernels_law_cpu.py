@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllc.law import LEAP, LOST, QUIET
+from rllc.torch.kernels_cpu import advance, gram
 
-__all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn", "take"]
+__all__ = ["NOT_FINITE", "TAKEN", "TOO_LARGE", "learn", "step", "take"]
 
 Array = NDArray[np.float64]
 
@@ -239,3 +240,33 @@ def learn(
         progress[i] = new_progress[i]
     last[()] = size
     return TAKEN
+
+
+@numba.njit(nogil=True, error_model="numpy", cache=True)
+def step(
+    threads: int,
+    table: np.ndarray,
+    chunks: np.ndarray,
+    summed: tuple,
+    witnesses: tuple,
+    basis: Array,
+    a: Array,
+    lr: float,
+    law_lr: float,
+    keep: float,
+    how: tuple,
+) -> int:
+    """All of a step of one share: `rllc.torch.kernels_cpu.gram`, then `learn`, then `advance` if it is TAKEN.
+
+    In one call, because after a backward pass whatever Python does waits for its own instructions, some ten
+    times as long as it takes by itself.
+
+    summed: the witnesses of `gram`, witnesses those of `advance`; how: what `learn` wants from the law on.
+    """
+    found = gram(threads, table, chunks, summed, basis)
+    ending = learn(found.reshape((1, *found.shape)), np.array([law_lr]), lr, *how)
+    if ending == TAKEN:
+        law, B = how[0], how[7]
+        keys = np.zeros((a.size, table.shape[1]), np.int64)
+        advance(threads, table, chunks, witnesses, B, a, -lr * law, keep, keys)
+    return ending

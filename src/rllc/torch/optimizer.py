@@ -227,6 +227,10 @@ class RLLC(Averaging):
         on_device = compiling or self._settle()
         if not compiling:
             self._plans = [share.plan for share in shares]
+        alone = not on_device and self._spread is None and self._early is None
+        if alone and stepping.in_one_call(self._solver, self.param_groups[0], shares):
+            self._step_average()
+            return loss
         own = [self._sums(share) for share in shares]
         sums = torch.stack(own) if len(own) > 1 else own[0][None]
         sound = stepping.sound(shares, sums)

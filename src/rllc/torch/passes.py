@@ -70,6 +70,8 @@ class Passes(NamedTuple):
     sound: Callable[[Any], Tensor] | None = None
     # The law on the host by a kernel (`rllc.torch.fused_law_cpu`), where these passes are kernels too.
     learn: Callable[..., bool | None] | None = None
+    # All of a step in one call (`rllc.torch.fused_law_cpu`), where there is no more than one share.
+    whole: Callable[..., bool] | None = None
 
 
 def unit_rounded(step: Step, part: Part, j: int, i: int, value: Tensor) -> Tensor:

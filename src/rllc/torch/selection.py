@@ -154,4 +154,5 @@ def _fused_cuda() -> Passes:
 def _fused_cpu() -> Passes:
     from rllc.torch import fused_cpu, fused_law_cpu  # numba is an optional dependency, and slow to import
 
-    return Passes(fused_cpu.prepare, fused_cpu.gram, fused_cpu.advance, learn=fused_law_cpu.learn)
+    passes = fused_cpu.prepare, fused_cpu.gram, fused_cpu.advance
+    return Passes(*passes, learn=fused_law_cpu.learn, whole=fused_law_cpu.whole)

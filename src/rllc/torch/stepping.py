@@ -23,7 +23,7 @@ from rllc.torch.parts import LEAST_LARGEST, Part, moved
 from rllc.torch.passes import Passes, Step, when_skipped
 from rllc.torch.shards import Spread
 
-__all__ = ["Share", "cuts", "of_all", "on_device", "on_host", "room", "share", "sound", "sums"]
+__all__ = ["Share", "cuts", "in_one_call", "of_all", "on_device", "on_host", "room", "share", "sound", "sums"]
 
 
 class Share(NamedTuple):
@@ -120,6 +120,20 @@ def of_all(
     return sums, raised[:-1], ~raised[-1]
 
 
+def in_one_call(solver: Solver, keeper: dict[str, Any], shares: Sequence[Share]) -> bool:
+    """All of a step by one kernel; False if there is none for it, or it is no step: nothing has changed."""
+    only, *others = shares
+    whole = only.passes.whole
+    if whole is None or others or only.group["maximize"] or keeper["seed"] is not None:
+        return False
+    if not learning.has_kernel(solver, keeper["law"]):
+        return False
+    done = whole(solver, only.work, only.group, _books(keeper), _rounding(solver, shares))
+    if done:
+        moved(only.part.owners)
+    return done
+
+
 def on_host(
     solver: Solver,
     keeper: dict[str, Any],
@@ -178,7 +192,7 @@ def _learned_by_kernel(
         return None
     if any(share.passes is not shares[0].passes for share in shares):
         return None
-    books = Learned(*[keeper[name].numpy() for name in Learned._fields])
+    books = _books(keeper)
     rates, rounding = _rates(shares, "law_lr"), _rounding(solver, shares)
     lr = max(_rates(shares, "lr"))
     done = learn(solver, rates, lr, found, books, rounding, LEAST_LARGEST)
@@ -296,6 +310,11 @@ def _kernel(
 
 def _is_half(share: Share) -> bool:
     return torch.float16 in {t.dtype for unit in share.part.memory for t in unit}
+
+
+def _books(keeper: dict[str, Any]) -> Learned:
+    """As arrays of NumPy, which share their memory."""
+    return Learned(*[keeper[name].numpy() for name in Learned._fields])
 
 
 def _stacked(books: Iterable[Any]) -> Learned:
