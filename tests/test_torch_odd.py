@@ -404,6 +404,18 @@ def test_a_buffer_that_has_grown_begins_anew():
         assert torch.equal(net.cache, 2 * torch.ones(8)) and bool((net.mean > 0).all() & (net.mean < 1).all())
 
 
+@pytest.mark.parametrize("make", [RLLCAdamW, lambda groups: RLLC(groups, "M(0.9)", 0.1, 0.01, average=9.0)])
+def test_a_group_removed_in_evaluation_mode_gets_its_training_weights_back(make):
+    p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    opt = stepped(make([{"params": [p]}, {"params": [q]}]), 3)
+    before = q.detach().clone()
+    opt.eval()
+    assert not torch.equal(q, before)
+    del opt.param_groups[1]
+    opt.train()
+    assert torch.equal(q, before)
+
+
 def test_a_buffer_without_a_shape_is_refused_by_name():
     net = nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d())
     with pytest.raises(ValueError, match=r"buffers have no shape yet \('1.running_mean'\): pass one batch"):

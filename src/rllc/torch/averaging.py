@@ -82,8 +82,9 @@ class Averaging(torch.optim.Optimizer):
         keeper = self.param_groups[0]
         if _power(keeper) is None or not keeper["evaluating"]:
             return
-        # A parameter that was added in evaluation mode has nothing to come back.
-        pairs = [(state, p) for state, p in self._averaged() if "training" in state]
+        # Not by the groups: one that was added in evaluation mode has nothing to come back, one that was
+        # removed has.
+        pairs = [(state, p) for p, state in self.state.items() if "training" in state]
         for state, p in pairs:
             shards.local(p).copy_(shards.local(state["training"]))
         for state, _ in pairs:  # once all have come back
