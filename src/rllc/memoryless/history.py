@@ -71,15 +71,34 @@ def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: 
         learning_rate: h, by which the updates are divided, as tx itself was given it (a number, no schedule).
 
     Raises:
-        ValueError: the learning rate is not a positive number.
+        ValueError: the learning rate is not a positive number, or tx is no optax transformation; at the first
+            step, its state holds points of its own (schedule_free).
     """
     h = check_step_size(learning_rate, "learning_rate")
+    if not isinstance(tx, optax.GradientTransformation):
+        raise ValueError(
+            f"from_optax takes an optax transformation such as optax.adamw(1e-3), got {tx!r}; a closed form"
+            " has its method(grad)"
+        )
+
+    def init(theta: Params) -> State:
+        state = tx.init(theta)
+        if any(map(_has_points, jax.tree.leaves(state, is_leaf=_has_points))):
+            raise ValueError(
+                "optax's schedule_free keeps points of its own, which go on while all of the history is one"
+                " point, so that it is no function F_n of the history; give the optimizer within it"
+            )
+        return state
 
     def step(state: State, theta: Params) -> tuple[Params, State]:
         updates, state = tx.update(grad(theta), state, theta)
         return scale(-1 / h, updates), state
 
-    return Method(tx.init, step)
+    return Method(init, step)
+
+
+def _has_points(state: State) -> bool:
+    return isinstance(state, optax.contrib.ScheduleFreeState)
 
 
 def direction(method: Method | HistoryFunction, n: Count) -> Callable[[Params], Params]:
