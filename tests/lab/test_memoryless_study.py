@@ -76,14 +76,37 @@ def test_the_first_step_on_digits_has_the_length_of_its_gradient():
     assert study._first_step(Linear(laws.heavy_ball(1.0, 0.9)), valley()) == pytest.approx(0.002)
 
 
-def test_stars_and_exactness():
+def test_a_memory_without_effect_has_a_record_and_a_picture(tmp_path):
+    text = said(Memoryless("M(0)", ("tanh-net",), halvings=2, out=tmp_path))
+    assert "Memory is neutral to this order: τ = 0" in text
+    assert (tmp_path / "memoryless-M-0.0.png").read_bytes()[:4] == b"\x89PNG"
+    (found,) = json.loads((tmp_path / "memoryless-M-0.0.json").read_text())["tasks"]
+    assert found["without"] == found["with"] == [0.0] * 3 and found["order_with"] is None
+
+
+@pytest.mark.parametrize("intervals", [1, 5])
+def test_a_picture_says_that_distances_are_zero(intervals):
+    sizes = study.halvings(0.1, 2)
+    figure = drawing.study("title", [study.Measured("valley", sizes, 10, np.zeros((3, intervals, 2)))])
+    assert "both distances are zero" in [text.get_text() for text in figure.axes[0].texts]
+    figure.canvas.draw()
+
+
+def test_memories_that_differ_by_a_sign_have_files_of_their_own():
+    slugs = {"M(0.5)": "M-0.5", "M(-0.5)": "M-minus-0.5", "CM(0.3+0.2i)": "CM-0.3-0.2i"}
+    slugs |= {"CM(0.3-0.2i)": "CM-0.3-minus-0.2i", "M(0.9) + M_2(0.6)": "M-0.9-M-2-0.6"}
+    slugs |= {"adam": "adam", "nesterov-iterates": "nesterov-iterates"}
+    assert {name: study._slug(name) for name in slugs} == slugs
+
+
+def test_stars_and_where_there_is_no_order():
     sizes = study.halvings(0.1, 4)
     shapes = {1.0: "1.00", 1.2: "1.20*"}
     for power, text in shapes.items():
         distances = (sizes**power)[:, None, None].repeat(2, axis=2)
         measured = study.Measured("valley", sizes, 10, distances)
         assert study.order_text(measured, 0) == text
-    assert study.order_text(study.Measured("valley", sizes, 10, 0 * distances), 1) == "exact"
+    assert study.order_text(study.Measured("valley", sizes, 10, 0 * distances), 1) == "none"
 
 
 def test_memory_that_does_not_decay_is_told():

@@ -42,8 +42,7 @@ def _against_size(axes: Axes, found: Measured) -> None:
         axes.loglog(h, d[-1] * (h / h[-1]) ** (j + 1), color=FAINT, linewidth=3.5, zorder=1)
         _say_order(axes, name, found.slopes[j], 0.95 - 0.08 * j, colour)
     axes.margins(y=0.12)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.22)  # room for the words
+    _make_room(axes, found, 0.22)
     dress(axes, "step size h (grey: orders 1 and 2)")
     axes.set_ylabel("largest distance, n h ≤ T", fontsize=9, color=INK)
     title(axes, f"{found.task}, T = {found.steps * h[0]:.3g}")
@@ -69,11 +68,19 @@ def _over_time(axes: Axes, found: Measured) -> None:
             )
     for j, (colour, name) in enumerate(zip(_colours(), NAMES, strict=True)):
         _say_order(axes, name, found.slopes[j], 0.97 - 0.075 * j, colour)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.25)
+    _make_room(axes, found, 0.25)
     dress(axes, "time n h")
     axes.set_ylabel("largest distance in the interval", fontsize=9, color=INK)
     title(axes, f"{found.task}, {found.steps} steps of the largest h")
+
+
+def _make_room(axes: Axes, found: Measured, share: float) -> None:
+    """For the words above the curves; distances that are all zero, which no logarithm shows, are told."""
+    if not found.distances.any():
+        axes.annotate("both distances are zero", (0.5, 0.5), xycoords="axes fraction", ha="center", color=INK)
+        return
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** share)
 
 
 def _say_order(axes: Axes, name: str, order: float, height: float, colour: str) -> None:

@@ -20,7 +20,7 @@ from rllc.lab.memoryless.problems import Params, Problem
 from rllc.memoryless.closed import ClosedForm
 from rllc.memoryless.history import add, check_step_size, scale, subtract
 
-__all__ = ["LAST", "errors", "halvings", "slope"]
+__all__ = ["LAST", "ROUNDING", "errors", "halvings", "slope"]
 
 Array = NDArray[np.float64]
 

@@ -52,8 +52,8 @@ def markdown(content: dict[str, Any]) -> str:
     body = [_line(run) for run in content["runs"]]
     return (
         f"{table(head, body)}\nWithout / with the correction, largest distance over n h <= 1, order over the"
-        f" last {LAST} of seven halvings, float64. * not within {study.NEAR} of 1 and 2: at these step sizes"
-        " not yet in the regime of the theory. τ is that of gradients large against sqrt(eps).\n"
+        f" last {LAST} of seven halvings, float64. * not within {study.NEAR} of 1 and 2 at these step sizes."
+        " τ is that of gradients large against sqrt(eps).\n"
     )
 
 
@@ -76,6 +76,6 @@ def _power(h: float) -> str:
 def _orders(found: dict[str, Any]) -> str:
     both = (found["order_without"], found["order_with"])
     if None in both:
-        return "exact"
+        return "none"
     near = all(abs(order - j) <= study.NEAR for order, j in zip(both, study.EXPECTED, strict=True))
     return f"{both[0]:.2f} / {both[1]:.2f}" + ("" if near else " *")

@@ -30,7 +30,7 @@ from rllc.lab.memoryless import drawing, records
 from rllc.lab.memoryless.command import Memoryless
 from rllc.lab.memoryless.images import examples, initialise, mean_loss
 from rllc.lab.memoryless.names import Chosen, Given, named
-from rllc.lab.memoryless.orders import LAST, errors, halvings, slope
+from rllc.lab.memoryless.orders import LAST, ROUNDING, errors, halvings, slope
 from rllc.lab.memoryless.problems import PROBLEMS, Problem
 from rllc.lab.texts import minus, say
 from rllc.memoryless import ClosedForm, Effect, LongMemoryWarning, decay, memory_effect
@@ -105,8 +105,9 @@ def main(options: Memoryless, console: Console) -> None:
         console.print(table)
     console.print(
         f"Largest distance, over all n with n h <= T, between the optimizer and its memoryless counterpart;"
-        f" order: over the last {LAST} halvings, or as many as there are; * not within {NEAR} of 1 and 2:"
-        " the step sizes are too large for the theory.",
+        f" order: over the last {LAST} halvings, or as many as there are, none where a distance is below"
+        f" {ROUNDING:g}; * not within {NEAR} of 1 and 2: a smaller --h shows whether the step sizes are too"
+        " large for the theory.",
         style="dim",
     )
     stem = out / f"memoryless-{_slug(chosen.name)}"
@@ -246,10 +247,13 @@ def _table(group: list[Measured]) -> Table:
 
 
 def order_text(measured: Measured, j: int) -> str:
-    """The order without (0) or with (1) the correction, starred where it is not what is expected."""
+    """The order without (0) or with (1) the correction, starred where it is not what is expected.
+
+    "none" where a distance is rounding, and no order can be told.
+    """
     found = measured.slopes[j]
     if math.isnan(found):
-        return "exact"
+        return "none"
     return f"{found:.2f}" + ("*" if abs(found - EXPECTED[j]) > NEAR else "")
 
 
@@ -287,4 +291,5 @@ def _of_task(measured: Measured) -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+    """A file's name: M(-0.5) is M-minus-0.5, because M(0.5) is M-0.5."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", re.sub(r"-(?=[0-9])", " minus ", name)).strip("-")
