@@ -257,6 +257,74 @@ def test_from_a_shifted_start_they_are_of_second_order():
     np.testing.assert_allclose(np.diff(-np.log2(errors)), 2, atol=0.05)
 
 
+def flow(loss, start, time, steps):
+    """The gradient flow of the loss at times 0, time, 2 time, ..., by Runge and Kutta's method of order 4."""
+    field = jax.grad(loss)
+
+    def step(x, _):
+        a = -time * field(x)
+        b = -time * field(x + a / 2)
+        c = -time * field(x + b / 2)
+        d = -time * field(x + c)
+        x = x + (a + 2 * b + 2 * c + d) / 6
+        return x, x
+
+    return jnp.concatenate([start[None], jax.lax.scan(step, start, length=steps)[1]])
+
+
+@pytest.mark.parametrize(
+    ("law", "factor", "plain_order"),
+    [(laws.heavy_ball(1.0, 0.6), 4.0, 1), (laws.sgd(1.0), 1.0, 1), (laws.adams_bashforth(1.0), 0.0, 2)],
+    ids=["heavy ball", "gradient descent", "Adams-Bashforth 2"],
+)
+def test_iterates_follow_the_flow_of_the_loss_with_memorys_and_discretisations_term(law, factor, plain_order):
+    """f + (η/4)(1 + 2τ)|∇f|², from the shifted start; without the term the order is 1, unless it is zero."""
+    f, theta = PROBLEMS["tanh-net"]()
+    grad, m1 = jax.grad(f), Linear(law).stationary().moment
+    assert 1 + 2 * law.mean_delay == pytest.approx(factor)
+
+    @jax.jit
+    def distances(h):
+        eta, shifted = h * law.gain, theta + h * m1 * grad(theta)
+        run = simulate(Linear(law).method(grad), theta, h, 2048)
+        flows = [
+            flow(lambda x, c=c: f(x) + eta / 4 * c * jnp.sum(grad(x) ** 2), shifted, eta, 2048)
+            for c in (factor, 0.0)
+        ]
+        return [jnp.abs(run - x).max(1) for x in flows]
+
+    steps = 512, 1024, 2048
+    errors = [[d[n // 4 : n + 1].max() for d in distances(1 / n)] for n in steps]  # after the initial layer
+    corrected, plain = -np.diff(np.log2(errors), axis=0).T
+    np.testing.assert_allclose(corrected, 2, atol=0.1)
+    np.testing.assert_allclose(plain, plain_order, atol=0.1)
+
+
+def test_memories_of_one_gain_and_one_delay_differ_at_second_order_only():
+    """B, a and L are two numbers: heavy ball of β = 1/2 is a gradient delayed by one step and doubled."""
+    f, theta = PROBLEMS["tanh-net"]()
+    ball, delayed, sgd = laws.heavy_ball(1.0, 0.5), laws.delayed(2.0, 1), laws.sgd(2.0)
+    assert (ball.gain, ball.mean_delay) == pytest.approx((delayed.gain, delayed.mean_delay)) == (2, 1)
+
+    @jax.jit
+    def distances(h):
+        runs = [simulate(Linear(law).method(jax.grad(f)), theta, h, 2048) for law in (ball, delayed, sgd)]
+        return [jnp.abs(run - runs[0]).max(1) for run in runs[1:]]
+
+    errors = [[d[n // 4 : n + 1].max() for d in distances(1 / n)] for n in (512, 1024, 2048)]
+    same, other = -np.diff(np.log2(errors), axis=0).T
+    np.testing.assert_allclose(same, 2, atol=0.1)
+    np.testing.assert_allclose(other, 1, atol=0.1)
+
+
+def test_the_exact_signs_correction_is_zero_where_no_gradient_is(problem):
+    loss, theta = problem
+    grad, form = gradient(loss), Lion(0.9, 0.95, weight_decay=0.1)
+    assert np.asarray(grad(theta)).all()
+    assert not np.asarray(form.terms(grad, form.stationary(), theta).correction).any()
+    assert not np.asarray(correction(form.method(grad), 9)(theta)).any()
+
+
 def test_the_iteration_of_a_method_is_that_of_its_closed_form():
     form = FORMS["nadamw"]
     f, theta = PROBLEMS["valley"]()
