@@ -10,7 +10,7 @@ import pytest
 
 from rllc import parse
 from rllc.lab import texts
-from rllc.lab.memoryless import claim, claim_report, cost, law
+from rllc.lab.memoryless import claim, claim_report, cost, explicit, explicit_report, law
 from rllc.memoryless import averaging_law, gain_and_delay
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +94,26 @@ def test_what_the_claim_says_in_words():
         assert near.found == "yes"
         for row in ("AdamW, β2 0.999", "AdamW as in practice"):
             assert claim_report.reproduction(claim_report.curves(content, task, row)).diverged
+
+
+def test_what_is_said_of_explicit_corrections_in_words():
+    """At h = 0.0001 gradients do not fall with a positive strength, at larger ones they do; sharpness falls."""
+    content = json.loads((RESULTS / "explicit.json").read_text())
+    for setting in explicit.SETTINGS[2:]:  # those in which a positive strength does not diverge
+        plain = explicit_report.of(content, setting, 0.0)
+        for strength in (1.0, 2.0):
+            found = explicit_report.of(content, setting, strength)
+            assert explicit_report.lost(found) is None
+            steeper, sharper, *_ = explicit_report._changes(found, plain)
+            assert sharper < 0.95
+            assert 1.02 < steeper < 1.07 if setting.lr == 0.0001 else steeper < 0.76
+
+
+def test_rows_added_later_are_told_apart():
+    assert claim_report.LATER in claim.ROWS
+    text = (RESULTS / "claim.md").read_text()
+    assert "in 5 of 12 cells, partly in 4, not in 3; without the row that was added" in text
+    assert "others had failed, in 3 of 10." in text
 
 
 def test_a_recorded_training_can_be_made_again(monkeypatch):

@@ -73,20 +73,21 @@ def _in_short(content: dict[str, Any]) -> str:
     for sign, said in ((1, "positive"), (-1, "negative")):
         ours = [changes[key] for key in kept if key[1] * sign > 0]
         if ours:
-            sharper, gained, equal = (np.array(xs) for xs in zip(*ours, strict=True))
+            steeper, sharper, gained, equal = (np.array(xs) for xs in zip(*ours, strict=True))
             lines.append(
-                f"- Where a {said} strength does not, sharpness is {_range(sharper, '.2f')} times that of"
-                f" heavy ball, test accuracy {_range(gained)} points more at the end and {_range(equal)} at"
-                " equal training loss."
+                f"- Where a {said} strength does not, |∇f|² is {_range(steeper, '.2f')} times that of heavy"
+                f" ball, sharpness {_range(sharper, '.2f')} times, test accuracy {_range(gained)}"
+                f" points more at the end and {_range(equal)} at equal training loss."
             )
     return "\n".join(lines)
 
 
-def _changes(found: Curves, plain: Curves) -> tuple[float, float, float]:
-    """Sharpness as a factor, accuracy in points at the end and at equal training loss; means over seeds."""
+def _changes(found: Curves, plain: Curves) -> tuple[float, float, float, float]:
+    """|∇f|² and sharpness as factors, accuracy in points at the end and at equal loss; means over seeds."""
     late = [{name: xs[:, -LATE:].mean() for name, xs in curves.items()} for curves in (found, plain)]
     gained = 100 * (late[0]["test_accuracy"] - late[1]["test_accuracy"])
-    return late[0]["sharpness"] / late[1]["sharpness"], gained, float(at_equal_loss(found, plain).mean())
+    steeper, sharper = (late[0][name] / late[1][name] for name in ("squared_gradient", "sharpness"))
+    return steeper, sharper, gained, float(at_equal_loss(found, plain).mean())
 
 
 def _range(values: Array, form: str = "+.2f") -> str:
