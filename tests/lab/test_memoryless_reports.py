@@ -97,7 +97,7 @@ def test_what_the_claim_says_in_words():
 
 
 def test_what_is_said_of_explicit_corrections_in_words():
-    """At h = 0.0001 gradients do not fall with a positive strength, at larger ones they do; sharpness falls."""
+    """At h = 0.0001 gradients do not fall with a positive strength, above it they do; sharpness falls."""
     content = json.loads((RESULTS / "explicit.json").read_text())
     for setting in explicit.SETTINGS[2:]:  # those in which a positive strength does not diverge
         plain = explicit_report.of(content, setting, 0.0)

@@ -19,11 +19,10 @@ from rllc.memoryless.adaptive import Adam, Lion, RMSProp, perturbed_norm
 from rllc.memoryless.closed import ClosedForm, Terms, follow, hessian_product
 from rllc.memoryless.effect import Effect, memory_effect
 from rllc.memoryless.explicit import ExplicitCorrectionState, explicit_correction
+from rllc.memoryless.fading import LongMemoryWarning, decay
 from rllc.memoryless.history import (
-    LongMemoryWarning,
     Method,
     correction,
-    decay,
     direction,
     from_optax,
     memoryless,

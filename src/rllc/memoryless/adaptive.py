@@ -10,12 +10,13 @@ large against ε the longer of the two decides. Source: arXiv 2502.02132; docs/m
 
 `delay` is the effective mean delay τ(g) = corr·g / (κ F²) on a scalar quadratic of curvature κ, λ = 0: the τ
 of the linear memory that would make the same correction. τ > 0 regularises.
+
+Parameters are real. Sums and squares are of float32 at least, directions and corrections of the dtype of the
+parameters.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ import numpy as np
 from rllc.checks import check_nonnegative, check_positive, check_share, whole_number
 from rllc.law import root
 from rllc.memoryless.closed import Terms, hessian_product
-from rllc.memoryless.history import Gradient, Method, Params, State, scale
+from rllc.memoryless.entries import each, narrow, weighted_past, zeros
+from rllc.memoryless.history import Gradient, Method, Params, State, known
 from rllc.propagator import Array
 
 __all__ = ["Adam", "Lion", "RMSProp", "perturbed_norm"]
@@ -82,26 +84,26 @@ class Adam:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_share("beta1", self.beta1)
-        check_share("beta2", self.beta2)
-        check_positive("eps", self.eps, UNBOUNDED)
-        check_nonnegative("weight_decay", self.weight_decay)
+        check_share("beta1", known(self.beta1))
+        check_share("beta2", known(self.beta2))
+        check_positive("eps", known(self.eps), UNBOUNDED)
+        check_nonnegative("weight_decay", known(self.weight_decay))
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
         b1, b2 = self.beta1, self.beta2
 
         def init(theta: Params) -> State:
-            return jnp.zeros((), jnp.int32), scale(0, theta), scale(0, theta)
+            return jnp.zeros((), jnp.int32), zeros(theta), zeros(theta)
 
         def step(state: State, theta: Params) -> tuple[Params, State]:
             n, m, v = state
             g = grad(theta)
-            m = _each(lambda m, g: b1 * m + (1 - b1) * g, m, g)
-            v = _each(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
+            m = each(lambda m, g: b1 * m + (1 - b1) * g, m, g)
+            v = each(lambda v, g: b2 * v + (1 - b2) * g * g, v, g)
 
             def direction(m: jax.Array, v: jax.Array, g: jax.Array, theta: jax.Array) -> jax.Array:
-                t = n.astype(g.dtype)
+                t = n.astype(m.dtype)
                 look = (
                     (b1 * m + (1 - b1) * g) / (1 - b1 ** (t + 2))
                     if self.nesterov
@@ -109,7 +111,7 @@ class Adam:
                 )
                 return look / self._root(v / (1 - b2 ** (t + 1))) + self.weight_decay * theta
 
-            return _each(direction, m, v, g, theta), (n + 1, m, v)
+            return narrow(each(direction, m, v, g, theta), theta), (n + 1, m, v)
 
         return Method(init, step)
 
@@ -137,9 +139,13 @@ class Adam:
     def terms(self, grad: Gradient, coefficients: Delays, theta: Params) -> Terms:
         """F_n(θ) and corr_n(θ) for the coefficients of one n: one gradient and one Hessian product."""
         g = grad(theta)
-        F = _each(lambda g, x: g / self._size(g) + self.weight_decay * x, g, theta)
+        F = narrow(each(lambda g, x: g / self._size(g) + self.weight_decay * x, g, theta), theta)
         HF = hessian_product(grad, theta, F)
-        return Terms(F, _each(lambda g, x: self._factor(coefficients, g) * x, g, HF))
+
+        def correction(g: jax.Array, x: jax.Array) -> jax.Array:
+            return self._factor(Delays(*(jnp.asarray(tau, g.dtype) for tau in coefficients)), g) * x
+
+        return Terms(F, narrow(each(correction, g, HF), theta))
 
     def _factor(self, delays: Delays, g: Any) -> Any:
         R = self._size(g)
@@ -167,18 +173,18 @@ class RMSProp(_ByStep):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_share("beta", self.beta)
-        check_positive("eps", self.eps, UNBOUNDED)
+        check_share("beta", known(self.beta))
+        check_positive("eps", known(self.eps), UNBOUNDED)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
 
         def step(v: State, theta: Params) -> tuple[Params, State]:
             g = grad(theta)
-            v = _each(lambda v, g: self.beta * v + (1 - self.beta) * g * g, v, g)
-            return _each(lambda g, v: g / jnp.sqrt(v + self.eps), g, v), v
+            v = each(lambda v, g: self.beta * v + (1 - self.beta) * g * g, v, g)
+            return narrow(each(lambda g, v: g / jnp.sqrt(v + self.eps), g, v), theta), v
 
-        return Method(lambda theta: scale(0, theta), step)
+        return Method(zeros, step)
 
     def terms(self, grad: Gradient, coefficients: Steps, theta: Params) -> Terms:
         """F_n(θ) and corr_n(θ): one gradient, one Hessian product; the sum over the past is elementwise."""
@@ -186,15 +192,16 @@ class RMSProp(_ByStep):
 
         def squared(g: jax.Array, s: Any) -> jax.Array:
             """C_s g² + ε"""
-            return (1 - beta ** jnp.asarray(s + 1, g.dtype)) * g * g + self.eps
+            return jnp.asarray(1 - beta ** (s + 1.0), g.dtype) * g * g + self.eps
 
         def direction(g: jax.Array, s: Any) -> jax.Array:
             return g / jnp.sqrt(squared(g, s))
 
-        past = _each(lambda g: _past(lambda s: direction(g, s), (1 - beta) * beta, beta, n), g)
-        moved = hessian_product(grad, theta, past)
-        correction = _each(lambda g, x: -(g * g) / squared(g, n) ** 1.5 * x, g, moved)
-        return Terms(_each(lambda g: direction(g, n), g), correction)
+        past = each(lambda g: weighted_past(lambda s: direction(g, s), (1 - beta) * beta, beta, n), g)
+        moved = hessian_product(grad, theta, narrow(past, theta))
+        correction = each(lambda g, x: -(g * g) / squared(g, n) ** 1.5 * x, g, moved)
+        F = each(lambda g: direction(g, n), g)
+        return Terms(narrow(F, theta), narrow(correction, theta))
 
     def delay(self, size: Array) -> Array:
         """τ(g) = -τ2 g²/R² for gradients of these sizes, for n -> ∞."""
@@ -220,10 +227,10 @@ class Lion(_ByStep):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        check_share("beta1", self.beta1)
-        check_share("beta2", self.beta2)
-        check_nonnegative("eps", self.eps)
-        check_nonnegative("weight_decay", self.weight_decay)
+        check_share("beta1", known(self.beta1))
+        check_share("beta2", known(self.beta2))
+        check_nonnegative("eps", known(self.eps))
+        check_nonnegative("weight_decay", known(self.weight_decay))
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
@@ -234,9 +241,10 @@ class Lion(_ByStep):
 
         def step(m: State, theta: Params) -> tuple[Params, State]:
             g = grad(theta)
-            return _each(direction, m, g, theta), _each(lambda m, g: b2 * m + (1 - b2) * g, m, g)
+            F = narrow(each(direction, m, g, theta), theta)
+            return F, each(lambda m, g: b2 * m + (1 - b2) * g, m, g)
 
-        return Method(lambda theta: scale(0, theta), step)
+        return Method(zeros, step)
 
     def _sign(self, x: jax.Array) -> jax.Array:
         """∇K(x)"""
@@ -253,17 +261,18 @@ class Lion(_ByStep):
 
         def mixed(g: jax.Array, s: Any) -> jax.Array:
             """c at equal arguments: (1 - β1 β2ˢ) g."""
-            return (1 - b1 * b2 ** jnp.asarray(s, g.dtype)) * g
+            return jnp.asarray(1 - b1 * b2 ** (s + 0.0), g.dtype) * g
 
         def direction(g: jax.Array, x: jax.Array, s: Any) -> jax.Array:
             return self._sign(mixed(g, s)) + self.weight_decay * x
 
         def past(g: jax.Array, x: jax.Array) -> jax.Array:
-            return _past(lambda s: direction(g, x, s), b1 * (1 - b2), b2, n)
+            return weighted_past(lambda s: direction(g, x, s), b1 * (1 - b2), b2, n)
 
-        moved = hessian_product(grad, theta, _each(past, g, theta))
-        correction = _each(lambda g, x: self._slope(mixed(g, n)) * x, g, moved)
-        return Terms(_each(lambda g, x: direction(g, x, n), g, theta), correction)
+        moved = hessian_product(grad, theta, narrow(each(past, g, theta), theta))
+        correction = each(lambda g, x: self._slope(mixed(g, n)) * x, g, moved)
+        F = each(lambda g, x: direction(g, x, n), g, theta)
+        return Terms(narrow(F, theta), narrow(correction, theta))
 
     def delay(self, size: Array) -> Array:
         """τ(g) = τ ε/R² for gradients of these sizes, τ = β1/(1-β2); 0 for ε = 0."""
@@ -277,34 +286,9 @@ def perturbed_norm(g: Params, eps: float) -> jax.Array:
     return sum(terms, start=jnp.zeros(()))
 
 
-def _past(direction: Callable[[Any], jax.Array], first: float, ratio: float, n: Any) -> jax.Array:
-    """Σ_{k=1..n} first ratio^(k-1) Σ_{s=n-k..n-1} direction(s), for an n that may be infinite.
-
-    A_{s+1} = ratio A_s + W_{s+1} direction(s) with W_s the sum of the first s weights: no cancellation. What
-    is older than the dtype can tell is left out, so that the work is bounded.
-    """
-    limit = first / (1 - ratio) ** 2 * direction(np.inf)
-    steps = jnp.where(jnp.isinf(n), 0, n).astype(jnp.int32)
-    told = math.ceil(math.log(jnp.finfo(limit.dtype).eps / 64) / math.log(max(ratio, 1e-3)))
-
-    def body(s: jax.Array, total: jax.Array) -> jax.Array:
-        weight = first / (1 - ratio) * (1 - ratio ** (s + 1).astype(limit.dtype))
-        return ratio * total + weight * direction(s)
-
-    return jnp.where(
-        jnp.isinf(n),
-        limit,
-        jax.lax.fori_loop(jnp.maximum(steps - told, 0), steps, body, jnp.zeros_like(limit)),
-    )
-
-
 def _delay(beta: float, n: Any) -> Array:
     """τ_n(β): the mean age of what a bias-corrected average holds after n + 1 entries."""
     if beta == 0:
         return np.zeros(n.shape)
     last = beta ** (n + 1.0)
     return beta / (1 - beta) - (n + 1) * last / (1 - last)
-
-
-def _each(function: Callable[..., jax.Array], *trees: Params) -> Params:
-    return jax.tree.map(function, *trees)

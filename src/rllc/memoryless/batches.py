@@ -37,7 +37,7 @@ def variance_within_epoch(law: FixedLaw, n: int, batches: int) -> float:
     Raises:
         ValueError: n steps do not fit into the epoch, or it has one batch.
     """
-    if not 0 <= n < batches or batches < 2:
+    if not 0 <= n < whole_number("batches", batches) or batches < 2:
         raise ValueError(f"{n + 1} steps do not lie within one epoch of {batches} batches, two or more")
     C1, D = Linear(law).coefficients(n).product[n], variance_when_independent(law, n)
     return float(D - (C1 - D) / (batches - 1))
@@ -49,7 +49,7 @@ def drift_when_reshuffled(law: FixedLaw, batches: int) -> float:
     K = c0 mean_{r<m} Σ_{q<r} C0_{r-1-q} / (m - 1), which tends to c0²/2 where memory is short against m: the
     (η/4) tr Σ of shuffled SGD. For independent batches the drift has no q at all.
     """
-    if batches < 2:
+    if whole_number("batches", batches) < 2:
         raise ValueError(f"an epoch has two batches or more, got {batches}")
     C0 = Linear(law).coefficients(batches).gain
     sums = np.concatenate([[0.0], np.cumsum(C0)])[:batches]

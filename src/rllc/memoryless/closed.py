@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from rllc.checks import whole_number
-from rllc.memoryless.history import Gradient, Method, Params, add, check_step_size, scale, with_start
+from rllc.memoryless.history import (
+    Gradient,
+    Method,
+    Params,
+    add,
+    check_points,
+    check_step_size,
+    scale,
+    with_start,
+)
 
-__all__ = ["ClosedForm", "Terms", "follow", "hessian_product"]
+__all__ = ["ClosedForm", "GivenGradient", "Terms", "check_form", "follow", "hessian_product"]
 
 
 class Terms(NamedTuple):
@@ -20,8 +30,12 @@ class Terms(NamedTuple):
     correction: Params
 
 
+@runtime_checkable
 class ClosedForm(Protocol):
-    """A method of which F_n and corr_n at equal arguments are known: see `linear` and `adaptive`."""
+    """A method of which F_n and corr_n at equal arguments are known: see `linear` and `adaptive`.
+
+    Derivatives of the gradient are taken by `hessian_product` alone.
+    """
 
     def method(self, grad: Gradient) -> Method:
         """The method itself."""
@@ -62,9 +76,12 @@ def follow(
             bias correction that leaves an error of O(h), as from a shifted start.
 
     Raises:
-        ValueError: h is not a positive number, or steps no whole number >= 0.
+        ValueError: h is not a positive number, steps no whole number >= 0, form no closed form, or start
+            holds no floating-point arrays.
     """
     check_step_size(h)
+    check_form(form)
+    check_points("start", start)
     steps = whole_number("steps", steps)
     rows = form.stationary() if stationary else form.coefficients(max(steps - 1, 0))
     if stationary:
@@ -75,12 +92,35 @@ def follow(
         theta = add(theta, scale(-h, add(F, scale(h, corr)) if corrected else F))
         return theta, theta
 
-    # Coefficients of float64 would make a point of float32 one of float64.
-    dtype = jnp.result_type(*jax.tree.leaves(start))
-    _, path = jax.lax.scan(body, start, jax.tree.map(lambda x: jnp.asarray(x, dtype)[:steps], rows))
+    _, path = jax.lax.scan(body, start, jax.tree.map(lambda x: jnp.asarray(x)[:steps], rows))
     return with_start(start, path)
+
+
+def check_form(form: Any) -> None:
+    """Refuse what is no closed form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(form, ClosedForm):
+        raise ValueError(
+            "form must be a closed form such as Adam() or Linear(rllc.laws.heavy_ball(1.0, 0.9)), got"
+            f" {form!r}"
+        )
+
+
+@dataclass(frozen=True)
+class GivenGradient:
+    """A gradient whose value is there already, of which only Hessian products are computed."""
+
+    value: Params
+    function: Gradient
+
+    def __call__(self, theta: Params) -> Params:
+        return self.value
 
 
 def hessian_product(grad: Gradient, theta: Params, direction: Params) -> Params:
     """H(θ) direction: one forward derivative of the gradient, never a matrix."""
-    return jax.jvp(grad, (theta,), (direction,))[1]
+    function = grad.function if isinstance(grad, GivenGradient) else grad
+    return jax.jvp(function, (theta,), (direction,))[1]

@@ -21,14 +21,13 @@ import optax
 
 from rllc.laws import FixedLaw
 from rllc.memoryless.adaptive import Adam, Lion, RMSProp
+from rllc.memoryless.fading import LongMemoryWarning, decay
 from rllc.memoryless.history import (
-    LongMemoryWarning,
     Method,
     State,
     check_count,
     check_step_size,
     correction,
-    decay,
     direction,
     from_optax,
 )

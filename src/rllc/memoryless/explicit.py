@@ -16,10 +16,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
-from rllc.memoryless.closed import ClosedForm
-from rllc.memoryless.history import Gradient, Params, add, check_step_size, scale
+from rllc.checks import is_number
+from rllc.memoryless.closed import ClosedForm, GivenGradient, check_form
+from rllc.memoryless.history import Gradient, Params, add, check_step_size, known, scale
 
 __all__ = ["ExplicitCorrectionState", "explicit_correction"]
 
@@ -42,14 +44,19 @@ def explicit_correction(
 
     Args:
         tx: the optimizer, of a constant learning rate; its updates are added to the parameters.
-        form: what it is: `Linear`, `Adam`, `Lion`, ...
+        form: what it is: `Linear`, `Adam`, `Lion`, ..., of learning rate 1 whatever that of tx is: of
+            optax.sgd(0.1, 0.9) Linear(rllc.laws.heavy_ball(1.0, 0.9)).
         learning_rate: h > 0 of tx.
         strength: any number; it may be traced.
 
     Raises:
-        ValueError: the learning rate is not positive; at the update, no parameters or no grad_fn.
+        ValueError: the learning rate is not positive, form no closed form, or strength no finite number; at
+            the update, no parameters or no grad_fn.
     """
     h = check_step_size(learning_rate, "learning_rate")
+    check_form(form)
+    if not is_number(known(strength), np.isfinite):
+        raise ValueError(f"strength must be a finite number, got {strength!r}")
     inner = optax.with_extra_args_support(tx)
     row = form.stationary()
 
@@ -70,21 +77,7 @@ def explicit_correction(
                 " update(g, state, params, grad_fn=jax.grad(loss))"
             )
         updates, inner_state = inner.update(g, state.inner, params, **extra)
-        corr = form.terms(_given(g, grad_fn), row, params).correction
+        corr = form.terms(GivenGradient(g, grad_fn), row, params).correction
         return add(updates, scale(-strength * h * h, corr)), ExplicitCorrectionState(inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _given(g: Params, grad_fn: Gradient) -> Gradient:
-    """A gradient whose value is g and whose derivative is that of grad_fn."""
-
-    @jax.custom_jvp
-    def gradient(theta: Params) -> Params:
-        return g
-
-    @gradient.defjvp
-    def _(primals: tuple[Params], tangents: tuple[Params]) -> tuple[Params, Params]:
-        return g, jax.jvp(grad_fn, primals, tangents)[1]
-
-    return gradient

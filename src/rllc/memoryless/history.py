@@ -13,7 +13,6 @@ Points are pytrees of floating-point arrays. Nothing here forms a Jacobian: the 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,12 +24,10 @@ import optax
 from rllc.checks import check_positive, whole_number
 
 __all__ = [
-    "LongMemoryWarning",
     "Method",
     "check_count",
     "check_step_size",
     "correction",
-    "decay",
     "direction",
     "from_optax",
     "memoryless",
@@ -43,7 +40,7 @@ Gradient = Callable[[Params], Params]
 HistoryFunction = Callable[..., Params]
 Count = int | jax.Array
 
-add, subtract, scale = optax.tree.add, optax.tree.sub, optax.tree.scale
+add, subtract = optax.tree.add, optax.tree.sub
 
 
 class Method(NamedTuple):
@@ -58,12 +55,11 @@ class Method(NamedTuple):
     step: Callable[[State, Params], tuple[Params, State]]
 
 
-class LongMemoryWarning(UserWarning):
-    """The derivative of F_n by old iterates does not fade, as the theory supposes."""
-
-
 def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: float) -> Method:
     """The method of an optimizer as it is: F_n = -updates / learning_rate, state started fresh.
+
+    Its derivatives at entries whose gradient is exactly zero, where the root of a square has none, are those
+    of a gradient next to zero: their limit, if it has one (ε > 0).
 
     Args:
         tx: a transformation whose updates are added to the parameters, such as optax.adamw(learning_rate).
@@ -91,10 +87,25 @@ def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: 
         return state
 
     def step(state: State, theta: Params) -> tuple[Params, State]:
-        updates, state = tx.update(grad(theta), state, theta)
+        updates, state = update(grad(theta), state, theta)
         return scale(-1 / h, updates), state
 
+    @jax.custom_jvp
+    def update(g: Params, state: State, theta: Params) -> tuple[Params, State]:
+        return tx.update(g, state, theta)
+
+    @update.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+        g, *rest = primals
+        return tx.update(*primals), jax.jvp(tx.update, (jax.tree.map(_off_zero, g), *rest), tangents)[1]
+
     return Method(init, step)
+
+
+def _off_zero(g: jax.Array) -> jax.Array:
+    """g with a number instead of zeros that is as good as zero but has a square; float16 has none."""
+    tiny = float(jnp.finfo(g.dtype).tiny)
+    return jnp.where(g == 0, 1e3 * tiny**0.5, g).astype(g.dtype) if tiny < 1e-30 else g
 
 
 def _has_points(state: State) -> bool:
@@ -105,9 +116,10 @@ def direction(method: Method | HistoryFunction, n: Count) -> Callable[[Params], 
     """θ -> F_n(θ), all of the history being θ.
 
     Raises:
-        ValueError: n is no whole number, or negative.
+        ValueError: n is no whole number, or negative; or this is no method.
     """
     check_count("n", n)
+    _check_method(method)
     if isinstance(method, Method):
         return lambda theta: method.step(_steps(method, theta, n)[0], theta)[0]
     return lambda theta: method(*[theta] * (n + 1))
@@ -124,9 +136,10 @@ def correction(method: Method | HistoryFunction, n: Count) -> Callable[[Params],
         n: the number of steps before, >= 0; of a Method it may be a traced integer.
 
     Raises:
-        ValueError: n is no whole number, or negative.
+        ValueError: n is no whole number, or negative; or this is no method.
     """
     check_count("n", n)
+    _check_method(method)
     if isinstance(method, Method):
         return _correction_of_recurrence(method, n)
 
@@ -140,6 +153,14 @@ def correction(method: Method | HistoryFunction, n: Count) -> Callable[[Params],
     return corr
 
 
+def _check_method(method: Any) -> None:
+    if not isinstance(method, Method) and not callable(method):
+        raise ValueError(
+            "a method is a Method, as of from_optax(tx, grad, learning_rate) or Adam().method(grad), or a"
+            f" function of the points (θ_n, ..., θ_0); got {method!r}"
+        )
+
+
 def _correction_of_recurrence(method: Method, n: Count) -> Callable[[Params], Params]:
     def corr(theta: Params) -> Params:
         _, total = _steps(method, theta, n)
@@ -150,15 +171,15 @@ def _correction_of_recurrence(method: Method, n: Count) -> Callable[[Params], Pa
             def body(_: Any, carry: tuple[State, State, Params]) -> tuple[State, State, Params]:
                 state, still, so_far = carry
                 back = jax.lax.stop_gradient(subtract(total, so_far))
-                _, state = method.step(state, add(theta, _scaled(epsilon, back)))
+                _, state = method.step(state, add(theta, scale(epsilon, back)))
                 F, still = method.step(still, theta)
                 return state, still, add(so_far, F)
 
-            first = method.init(add(theta, _scaled(epsilon, total)))
+            first = method.init(add(theta, scale(epsilon, total)))
             state, *_ = jax.lax.fori_loop(0, n, body, (first, method.init(theta), scale(0, theta)))
             return method.step(state, theta)[0]
 
-        one = jnp.ones((), _real_dtype(theta))
+        one = jnp.ones((), real_dtype(theta))
         return jax.jvp(moved, (0 * one,), (one,))[1]
 
     return corr
@@ -205,9 +226,11 @@ def simulate(method: Method, start: Params, h: float, steps: int) -> Params:
     """The method itself, θ_0, ..., θ_steps: leaves (steps + 1, ...).
 
     Raises:
-        ValueError: h is not a positive number, or steps no whole number >= 0.
+        ValueError: h is not a positive number, steps no whole number >= 0, or start holds no floating-point
+            arrays.
     """
     check_step_size(h)
+    check_points("start", start)
     steps = whole_number("steps", steps)
 
     def body(carry: tuple[State, Params], _: None) -> tuple[Any, Params]:
@@ -225,66 +248,6 @@ def with_start(start: Params, path: Params) -> Params:
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
 
 
-def decay(method: Method, theta: Params, n: int = 512) -> float:
-    """How fast F_n forgets: q such that |D_{n-k}F_n| falls like qᵏ in the older half of n steps at θ.
-
-    Below 1 memory decays. Near 1 the theory does not apply: AdaGrad's, for example, is an average of all
-    gradients. Warns of it with the number.
-
-    Args:
-        method: the method.
-        theta: a point; where memory of a linear method has H = 0 there is nothing to measure, and q is 0.
-        n: steps, longer than a fast part of memory takes to vanish; at least 8.
-
-    Raises:
-        ValueError: n is less than 8, or the method has no derivative at theta.
-    """
-    check_count("n", n, least=8)
-    sizes, tiny = _sensitivities(method, theta, n), float(jnp.finfo(_real_dtype(theta)).tiny)
-    if not np.isfinite(sizes).all():
-        raise ValueError(
-            "the method has no derivative here, as the root of a gradient's entry that is zero has none; give"
-            " it an eps within its root (optax: eps_root), or another point"
-        )
-    oldest = np.argmax(sizes > tiny)
-    if sizes[oldest] < 1e10 * tiny:  # what is older has underflowed: memory that ends ends higher up
-        sizes = sizes[oldest:]
-    quarter = (sizes.size - 1) // 4
-    old, middle = sizes[1 : 1 + quarter].sum(), sizes[1 + 2 * quarter : 1 + 3 * quarter].sum()
-    q = float((old / middle) ** (1 / (2 * quarter))) if middle > 0 else 0.0
-    if q > 1 - 1e-5:
-        warnings.warn(
-            f"the memory of this method does not decay (measured: a factor of {q:.6f} a step over {n} steps);"
-            " its memoryless counterpart need not be close to it",
-            LongMemoryWarning,
-            stacklevel=2,
-        )
-    return q
-
-
-def _sensitivities(method: Method, theta: Params, n: int) -> np.ndarray:
-    """|(D_sF_n)ᵀ u| for s = 0, ..., n, a random u and all points θ, by one reverse pass."""
-    history = jax.tree.map(lambda x: jnp.broadcast_to(x, (n + 1, *x.shape)), theta)
-
-    def last(points: Params) -> Params:
-        state = method.init(jax.tree.map(lambda x: x[0], points))
-
-        def body(state: State, point: Params) -> tuple[State, None]:
-            return method.step(state, point)[1], None
-
-        before = jax.tree.map(lambda x: x[:-1], points)
-        state, _ = jax.lax.scan(body, state, before)
-        return method.step(state, jax.tree.map(lambda x: x[-1], points))[0]
-
-    u = optax.tree.random_like(jax.random.key(0), theta)
-    (by_point,) = jax.vjp(last, history)[1](u)
-    # In float64 and divided before they are squared, because squares underflow first.
-    rows = [np.asarray(x, np.float64).reshape(n + 1, -1) for x in jax.tree.leaves(by_point)]
-    largest = np.max([abs(row).max(1) for row in rows], axis=0)
-    divisor = np.where(largest > 0, largest, 1.0)[:, None]
-    return largest * np.sqrt(sum(np.square(row / divisor).sum(1) for row in rows))
-
-
 def check_step_size(h: float, name: str = "the step size h") -> float:
     """h itself; `name` is what the user calls it.
 
@@ -293,18 +256,38 @@ def check_step_size(h: float, name: str = "the step size h") -> float:
     """
     if isinstance(h, jax.core.Tracer):
         return h
-    check_positive(name, h)
+    check_positive(name, known(h))
     return float(h)
 
 
+def known(value: Any) -> Any:
+    """What checks may judge: a number of JAX as Python's; what is traced has no value yet and stays."""
+    if not isinstance(value, jax.Array) or isinstance(value, jax.core.Tracer):
+        return value
+    return value.item() if value.ndim == 0 else np.asarray(value)
+
+
+def check_points(name: str, tree: Params) -> None:
+    """Refuse what holds anything but floating-point arrays.
+
+    Raises:
+        ValueError: it does.
+    """
+    for x in jax.tree.leaves(tree):
+        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.inexact):
+            raise ValueError(
+                f"{name} must hold floating-point arrays, as of jax.numpy.asarray(1.0), got {x!r}"
+            )
+
+
 def check_count(name: str, value: Count, least: int = 0) -> None:
-    """Refuse what is no whole number or less than `least` by its name; JAX's, which may be traced, pass.
+    """Refuse what is no whole number or less than `least` by its name; what is traced passes.
 
     Raises:
         ValueError: it is refused.
     """
-    if not isinstance(value, jax.Array):
-        whole_number(name, value, least)
+    if not isinstance(value, jax.core.Tracer):
+        whole_number(name, known(value), least)
 
 
 def combined(weights: Sequence[Any], trees: Sequence[Params]) -> Params:
@@ -318,9 +301,10 @@ def combined(weights: Sequence[Any], trees: Sequence[Params]) -> Params:
     )
 
 
-def _scaled(factor: jax.Array, tree: Params) -> Params:
-    return jax.tree.map(lambda x: factor.astype(x.dtype) * x, tree)
+def scale(factor: Any, tree: Params) -> Params:
+    """factor tree, every leaf in its own dtype."""
+    return jax.tree.map(lambda x: jnp.asarray(factor, jnp.result_type(x)) * x, tree)
 
 
-def _real_dtype(tree: Params) -> Any:
+def real_dtype(tree: Params) -> Any:
     return jnp.result_type(*(jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(tree)))

@@ -28,7 +28,17 @@ from numpy.typing import ArrayLike
 from rllc.checks import check_nonnegative, check_positive, whole_number
 from rllc.laws import GainAndDelay, gain_and_delay
 from rllc.memoryless.closed import Terms, hessian_product
-from rllc.memoryless.history import Gradient, Method, Params, State, add, check_step_size, combined, scale
+from rllc.memoryless.history import (
+    Gradient,
+    Method,
+    Params,
+    State,
+    add,
+    check_step_size,
+    combined,
+    known,
+    scale,
+)
 from rllc.notation import as_propagator
 from rllc.propagator import Array, Propagator
 
@@ -78,9 +88,9 @@ class SmoothRidge:
     def __post_init__(self) -> None:
         object.__setattr__(self, "propagator", as_propagator(self.propagator))
         for name in ("kappa", "h"):
-            check_nonnegative(name, getattr(self, name))
+            check_nonnegative(name, known(getattr(self, name)))
         why = ": with the exact inverse the law is not a smooth function of the iterates"
-        check_positive("the ridge", self.ridge, why)
+        check_positive("the ridge", known(self.ridge), why)
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, on the pairs (θ, L)."""

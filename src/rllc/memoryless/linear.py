@@ -27,7 +27,7 @@ import optax
 from rllc.checks import check_nonnegative, whole_number
 from rllc.laws import FixedLaw, gain_and_delay
 from rllc.memoryless.closed import Terms, hessian_product
-from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, scale
+from rllc.memoryless.history import Gradient, Method, Params, State, add, combined, known, scale
 from rllc.propagator import Array, M
 
 __all__ = ["Coefficients", "Linear", "NesterovIterates"]
@@ -59,7 +59,7 @@ class Linear:
     def __post_init__(self) -> None:
         if not isinstance(self.law, FixedLaw):
             raise ValueError(f"law must be a FixedLaw such as rllc.laws.sgd(1.0), got {self.law!r}")
-        check_nonnegative("weight_decay", self.weight_decay)
+        check_nonnegative("weight_decay", known(self.weight_decay))
 
     def method(self, grad: Gradient) -> Method:
         """The optimizer itself, as a recurrence."""
