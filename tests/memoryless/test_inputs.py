@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 
-import rllc
 from rllc import laws
 from rllc.memoryless import (
     Adam,
@@ -22,6 +21,7 @@ from rllc.memoryless import (
     follow,
     from_optax,
     memoryless,
+    perturbed_norm,
     simulate,
 )
 
@@ -52,6 +52,21 @@ def test_leaves_of_several_dtypes_are_followed_each_in_its_own(form):
             assert path[name].dtype == dtype
             rtol = 32 * float(jnp.finfo(dtype).eps)
             np.testing.assert_allclose(np.float64(path[name]), want["c"], rtol=rtol)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_modified_loss_has_the_dtype_of_the_loss(decay):
+    def loss(tree):
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(tree))
+
+    form = Linear(laws.heavy_ball(1.0, 0.9), decay)
+    row = jax.tree.map(lambda c: c[4], form.coefficients(4))  # of float64
+    value = form.modified_loss(loss, 0.01, row)(
+        {"a": jnp.ones(2, jnp.float32), "b": jnp.ones(1, jnp.bfloat16)}
+    )
+    exact = form.modified_loss(loss, 0.01, row)(jnp.ones(3))
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
 def test_theta_and_law_of_the_smooth_ridge_may_have_dtypes_of_their_own():
@@ -145,6 +160,15 @@ def test_numbers_of_jax_are_judged_where_they_are_known():
     np.testing.assert_allclose(slope(0.25), -2 * 2 / 2 / (4 + 0.25) ** 1.5, rtol=1e-12)  # traced: not judged
 
 
+def test_multi_steps_as_it_comes_is_a_method():
+    steps = optax.MultiSteps(optax.sgd(0.1, 0.9), 2)
+    found, wanted = (from_optax(tx, grad, 0.1) for tx in (steps, steps.gradient_transformation()))
+    x = jnp.array([0.7, -0.4])
+    assert np.all(correction(found, 5)(x) == correction(wanted, 5)(x)) and np.all(
+        correction(found, 5)(x) != 0
+    )
+
+
 def test_complex_parameters_are_refused_where_their_squares_are_taken():
     z = jnp.array([1 + 2j])
     for name in ADAPTIVE:
@@ -185,7 +209,7 @@ def test_complex_parameters_are_refused_where_their_squares_are_taken():
             lambda: batches.drift_when_reshuffled(laws.sgd(1.0), 2.5),
             "batches must be a whole number, 0 or more, got 2.5",
         ),
-        (lambda: Linear(rllc.M(0.9)), "law must be a FixedLaw"),
+        (lambda: perturbed_norm(jnp.ones(2), -1.0), "eps must be a finite number >= 0, got -1.0"),
     ],
 )
 def test_what_is_refused(call, said):

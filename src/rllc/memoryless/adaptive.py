@@ -281,7 +281,12 @@ class Lion(_ByStep):
 
 
 def perturbed_norm(g: Params, eps: float) -> jax.Array:
-    """|g|_{1,ε} = Σ sqrt(g² + ε) over all entries; with g = ∇f(θ) its gradient by θ is H (g/R)."""
+    """|g|_{1,ε} = Σ sqrt(g² + ε) over all entries; with g = ∇f(θ) its gradient by θ is H (g/R).
+
+    Raises:
+        ValueError: eps is no finite number >= 0.
+    """
+    check_nonnegative("eps", known(eps))
     terms = [jnp.sum(jnp.sqrt(x * x + eps)) for x in jax.tree.leaves(g)]
     return sum(terms, start=jnp.zeros(()))
 

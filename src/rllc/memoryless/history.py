@@ -71,7 +71,7 @@ def from_optax(tx: optax.GradientTransformation, grad: Gradient, learning_rate: 
             step, its state holds points of its own (schedule_free).
     """
     h = check_step_size(learning_rate, "learning_rate")
-    if not isinstance(tx, optax.GradientTransformation):
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):  # MultiSteps is no GradientTransformation
         raise ValueError(
             f"from_optax takes an optax transformation such as optax.adamw(1e-3), got {tx!r}; a closed form"
             " has its method(grad)"

@@ -103,13 +103,10 @@ class Linear:
         def modified(theta: Params) -> jax.Array:
             f, g = jax.value_and_grad(loss)(theta)
             value = C0 * f + h / 2 * C1 * optax.tree.vdot(g, g)
-            if decay == 0:
-                return value
-            return (
-                value
-                + decay / 2 * optax.tree.vdot(theta, theta)
-                + h * decay * M1 * (optax.tree.vdot(theta, g) - f)
-            )
+            if decay != 0:
+                value += decay / 2 * optax.tree.vdot(theta, theta)
+                value += h * decay * M1 * (optax.tree.vdot(theta, g) - f)
+            return value.astype(f.dtype)
 
         return modified
 
