@@ -227,7 +227,7 @@ def _check_steady(method: Method, at: jax.Array, steps: int, q: float) -> None:
             " rate that has not ended"
         )
     change = ((high - low) / np.where(largest > 0, largest, 1)).max()
-    if change > STEADY + 10 * q ** (steps / 2):
+    if change > STEADY + 10 * min(q, 1.0) ** (steps / 2):  # what does not decay is warned of
         raise ValueError(
             f"its steps change with their number, by {change:.0%} from step {steps // 2} to {steps} at a"
             " gradient that stays; the effect is of a rule that does not: give a constant learning rate, and"
