@@ -191,7 +191,7 @@ def test_the_record_says_with_what(done):
     [
         ("AdamW", 7),
         ("SGD, momentum", 5),
-        ("RLLCAdamW", 13),  # AdamW's, and m, v, g for the sums; θ, and θ̄ twice
+        ("RLLCAdamW", 12),  # AdamW's, and m, v, g for the sums, and θ̄ twice
         ("RLLCAdamW, no average", 10),
         ("M(0.9)", 7),
         ("M(0.9) + M(0)", 9),  # the gradient is not read twice

@@ -31,7 +31,7 @@ class Bench:
     caches is what another has left there. Ratios are to fused AdamW within a round, so that a busy machine
     slows both. Beside them in the round large arrays are copied and added: the floor is the time in which
     these move as many numbers as the step must read and write, 3k + 4 a parameter for k memory units, AdamW
-    7, RLLCAdamW 13 with its average and 10 without. A step at 100 % of it cannot be faster, unless its list
+    7, RLLCAdamW 12 with its average and 10 without. A step at 100 % of it cannot be faster, unless its list
     fits into a cache.
 
     Lists: mlp (430,000 parameters in 8 tensors), resnet20 (270,000 in 59), gpt2 (124 million in 148), flat

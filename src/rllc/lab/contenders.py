@@ -169,9 +169,9 @@ def words(optimizer: str) -> int:
 
     RLLC reads M and g for the sums, then M, g and θ, and writes M and θ: 3k + 4. A unit that feeds nothing,
     M(0), is only the gradient next to be: the second pass need not read it. RLLCAdamW reads m, v and g for
-    its sums, and for the average θ once more, with which it reads and writes θ̄.
+    its sums, and in the second pass reads and writes the average θ̄ beside AdamW's.
     """
-    known = {"AdamW": 7, "SGD, momentum": 5, AVERAGED: 13, LAST: 10}
+    known = {"AdamW": 7, "SGD, momentum": 5, AVERAGED: 12, LAST: 10}
     if optimizer in known:
         return known[optimizer]
     p = parse(optimizer)
