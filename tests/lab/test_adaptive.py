@@ -209,8 +209,20 @@ def test_runs_on_other_images_are_a_study_too_and_are_not_mixed_with_these():
     assert table.columns == ("digits-mlp",)
     assert (
         table.notes[-1]
-        == "Left out: runs of RLLC-AdamW on other images or of other lengths (1 on digits-mlp)."
+        == "Left out: runs of RLLC-AdamW on other images or devices, or of other lengths (1 on digits-mlp)."
     )
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_run_on_another_device_does_not_hide_the_others_nor_is_shown(seeds):
+    plan = Adaptive(DIGITS, CONTENDERS, 1000, seeds)
+    made = all_records(plan, pretended(score))
+    first = next(record for record in made if record.cell.setting == RllcAdamW())
+    elsewhere = dataclasses.replace(first, cell=dataclasses.replace(first.cell, seed=7, device="cuda"))
+    for held in ([elsewhere, *made], [*made, elsewhere]):
+        assert plans_in(held) == [plan]
+    assert evidence.results_in([elsewhere, *made])["digits-mlp"].left_out == 1
+    assert plans_in([elsewhere]) == [dataclasses.replace(plan, seeds=8, device="cuda")]
 
 
 # Regrets

@@ -41,6 +41,15 @@ def test_a_seed_on_two_devices_counts_once():
     assert len(rows(STUDY, [made, elsewhere])["digits-mlp", "SGD"].records) == 1
 
 
+def test_a_seed_on_another_device_does_not_hide_the_others():
+    made = [run(0.1, 0.8, seed) for seed in (0, 1, 2)]
+    elsewhere = dataclasses.replace(
+        run(0.1, 0.9), cell=dataclasses.replace(made[0].cell, device="cuda")
+    )  # the best of seed 0, and newer
+    for held in ([elsewhere, *made], [*made, elsewhere]):
+        assert rows(STUDY, held)["digits-mlp", "SGD"].records == tuple(made)
+
+
 def test_runs_of_rungs_and_of_other_grids_are_not_runs_in_full():
     made = [run(0.1, 0.5), run(0.2, 0.9, steps=300, points=10), run(0.7, 0.99)]
     row = rows(STUDY, made)["digits-mlp", "SGD"]

@@ -6,6 +6,7 @@ rows(study, records)           a Row for each task and optimizer of which there 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -119,15 +120,18 @@ def _is_in_full(record: Record) -> bool:
     return record.cell.tested and record.cell.points == points_for(record.cell.task, record.cell.steps)
 
 
-def _is_of(record: Record, best: Record) -> bool:
-    """The same run but for the seed; one on another device would count a seed twice."""
-    return replace(record.cell, seed=best.cell.seed) == best.cell
+def _all_seeds(best: Record, ended: Sequence[Record]) -> tuple[Record, ...]:
+    """The best run with each of its seeds, on the device that has most of them: none counts twice."""
+    same = [r for r in ended if replace(r.cell, seed=best.cell.seed, device=best.cell.device) == best.cell]
+    counts = Counter(record.cell.device for record in same)
+    device = max(sorted(counts), key=counts.__getitem__)
+    return tuple(record for record in same if record.cell.device == device)
 
 
 def row_of(optimizer: str, records: Sequence[Record], ended: Sequence[Record]) -> Row:
     """The row of an optimizer's records on one task, of which `ended` are those in full."""
     in_full = dict.fromkeys(record.cell.setting for record in ended if record.cell.seed == 0)
     best = choose([record for record in ended if record.cell.seed == 0])
-    chosen = tuple(record for record in ended if best and _is_of(record, best))
+    chosen = _all_seeds(best, ended) if best else ()
     tried = dict.fromkeys(record.cell.setting for record in records if record.cell.seed == 0)
     return Row(optimizer, tuple(tried), chosen, tuple(in_full))

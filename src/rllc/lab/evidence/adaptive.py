@@ -55,7 +55,7 @@ REFERENCES = (BEST, COSINE, CONTROL)
 class Result(NamedTuple):
     """One task: what was planned, and what was reached by (contender, stopping time).
 
-    `left_out` are the runs of RLLC-AdamW on other images or of other lengths.
+    `left_out` are the runs of RLLC-AdamW on other images or devices, or of other lengths.
     """
 
     plan: Adaptive
@@ -103,7 +103,8 @@ def results_in(records: Sequence[Record]) -> Results:
 def _left_out(plan: Adaptive, records: Sequence[Record]) -> int:
     ours = (record.cell for record in records if record.cell.setting == RllcAdamW())
     here = [cell for cell in ours if cell.task.name == plan.task.name]
-    return sum(cell.task != plan.task or cell.steps > plan.steps for cell in here)
+    alike = plan.task, plan.device
+    return sum((cell.task, cell.device) != alike or cell.steps > plan.steps for cell in here)
 
 
 def _sample(reached: Reached, stop: int) -> Sample:

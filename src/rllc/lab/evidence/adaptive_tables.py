@@ -287,7 +287,9 @@ def _edges(results: Results, stop: int) -> list[str]:
 
 def _left_out(results: Results) -> list[str]:
     apart = ", ".join(f"{result.left_out} on {task}" for task, result in results.items() if result.left_out)
-    return [f"Left out: runs of {RLLC_ADAMW} on other images or of other lengths ({apart})."] if apart else []
+    if not apart:
+        return []
+    return [f"Left out: runs of {RLLC_ADAMW} on other images or devices, or of other lengths ({apart})."]
 
 
 def _units(results: Results) -> str:
