@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up import CIFAR, FASHION, MNIST, run, seeds
+from made_up import CIFAR, FASHION, MNIST, run, rung, seeds
 
 from rllc.lab.evidence.claims import _expected_best, markdown, verdicts
 from rllc.lab.evidence.law_claims import THREE, TWO
@@ -207,6 +207,13 @@ def test_time_is_beside_adams_on_the_same_machine(ms, word):
     verdict = decided(TIME, seeds("M(0.9)", MID, ms=ms), seeds("Adam", MID, ms=2.0), elsewhere)
     assert verdict.verdict == word and f"M(0.9) {ms / 2:.2f}." in verdict.text
     assert "M_2" not in verdict.text
+
+
+def test_times_of_shorter_runs_do_not_count():
+    full = [*seeds("M(0.9)", MID, ms=3.0), *seeds("Adam", MID, ms=2.0)]
+    shorter = [*seeds("M(0.9)", [0.5] * 4, ms=1.0, steps=500), rung("Adam", 2, [0.1, 0.5], ms=0.1)]
+    assert decided(TIME, full, shorter) == decided(TIME, full)
+    assert "1.50 in the median" in decided(TIME, full).text
 
 
 def around_the_paper(shift, names, std=0.001, **more):
