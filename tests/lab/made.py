@@ -24,7 +24,7 @@ def record(valid, test=None, loss=None, setting=SGD(0.1), seed=0, diverged_at=No
         Point(10 * i, None if i == 0 else 0.5, loss[i], valid[i], 1 - test[i], test[i], law)
         for i in range(len(valid))
     ]
-    made = cell(setting, seed, steps=10 * (len(valid) - 1))
+    made = cell(setting, seed, steps=10 * (len(valid) - 1), points=len(valid) - 1)
     return Record(made, Result(tuple(points), diverged_at, 1.5, 2.0), {}, None, "")
 
 

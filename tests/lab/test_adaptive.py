@@ -49,9 +49,9 @@ def pretended(reached, lost=lambda cell: False, asked=None):
 
     def made(cell):
         steps = [step for step in evaluation_steps(cell.steps, cell.points)]
-        gone = lost(cell)
+        gone, law = lost(cell), (0.01,) * isinstance(cell.setting, RllcAdamW)
         points = tuple(
-            Point(step, None, 1 - v, v, 1.1 - v, v - 0.1, ())
+            Point(step, None, 1 - v, v, 1.1 - v, v - 0.1, law)
             for step in steps
             if step <= 1000 or not gone
             for v in [reached(cell, step)]
@@ -405,9 +405,9 @@ def test_the_command_has_nothing_to_do_where_all_is_there_and_prints_what_came_o
     for record in studied():
         write(Folder(str(tmp_path)) / "records", record)
     console = Console(quiet=True)
-    before = set((tmp_path / "records").iterdir())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()}
     main(asked(tasks=("digits-mlp",), steps=1000, out=str(tmp_path), workers=1, device="cpu"), console)
-    assert set((tmp_path / "records").iterdir()) == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "records").iterdir()} == before
     results.print_table(Table(1, str(tmp_path), study="adaptive"), console)
     printed = capsys.readouterr().out
     assert (

@@ -100,7 +100,7 @@ def test_show_is_wired_up(capsys):
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path):
-    Folder(f"{tmp_path}/records").write("all.parquet", records.pack([record([0.1, 0.5], setting=TWO_UNITS)]))
+    Folder(f"{tmp_path}/records").write("all.parquet", records.pack([record([0.1, 0.5])]))
     read, write = os.pipe()
     os.close(read)
     ask = [sys.executable, "-m", "rllc.lab.cli", "runs", "list", str(tmp_path)]

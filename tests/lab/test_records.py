@@ -18,9 +18,10 @@ from made import TWO_UNITS, cell, record
 
 from rllc.lab import cells, files, records, runs
 from rllc.lab.cells import Cell, Point, canonical, digest
+from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
 from rllc.lab.records import Damaged, Foreign, find, name_in, pack, read, read_all, save, unpack
-from rllc.lab.settings import SGD
+from rllc.lab.settings import SGD, Averaged, Polynomial, RllcAdamW, Rules, Stored
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import train
 
@@ -50,7 +51,7 @@ def test_round_trip(tmp_path, finished, where):
 
 
 def test_a_cell_of_a_text_comes_back_too(finished):
-    text = Cell(TASKS["shakespeare-gpt"], SGD(0.1), seed=0, steps=12)
+    text = Cell(TASKS["shakespeare-gpt"], TWO_UNITS, seed=0, steps=12, points=3)
     made = records.Record(text, finished[1], {}, None, "")
     assert unpack(pack([made]), "here") == [made]
 
@@ -168,6 +169,25 @@ def configured(**fields):
     return {"configuration": text, "digest": cells.digest_of(text)}
 
 
+def of_setting(**fields):
+    """The same with another optimizer: its fields changed."""
+    made = json.loads(canonical(record([0.1, 0.5, 0.6]).cell))
+    return configured(setting=made["setting"] | fields)
+
+
+def of_task(**fields):
+    """The same with another task."""
+    made = json.loads(canonical(record([0.1, 0.5, 0.6]).cell))
+    return configured(task=made["task"] | fields)
+
+
+def lawful(*law):
+    """A record of two units with this law at every point."""
+    made = record([0.1, 0.5, 0.6], setting=TWO_UNITS)
+    text = canonical(made.cell)
+    return {"configuration": text, "digest": digest(made.cell), "law": [list(law)] * 3}
+
+
 NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
 
 
@@ -178,6 +198,20 @@ NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
         (configured(setting="abc"), "it has no optimizer"),
         (configured(steps=None), "its seed or steps are no numbers"),
         (configured(seed="0"), "its seed or steps are no numbers"),
+        (configured(seed=True), "its seed or steps are no numbers"),
+        (configured(seed=10**9), "its seed is not from 0 to 999"),
+        (configured(points=10**9), "too many evaluations"),
+        (configured(steps=0), "it has no steps"),
+        (configured(steps=10**400, points=3), "too large for a float"),
+        (configured(points=1), "its evaluations are not where"),
+        (configured(device="tpu"), "its device is none of cpu, cuda"),
+        (configured(device=None), "of another type"),
+        (configured(tested="yes"), "of another type"),
+        (of_setting(lr="0.1"), "of another type"),
+        (of_setting(momentum=None), "of another type"),
+        (of_task(mean=[0.3, "x"]), "of another type"),
+        (of_task(data=None), "of another type"),
+        (of_task(batch=0), "its task has nothing to learn from"),
         ({"configuration": NESTED}, "maximum recursion depth"),
         ({"made": None}, "it does not say when"),
         ({"hardware": None}, "it does not say when or on what"),
@@ -190,6 +224,11 @@ NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
         ({"step": [0, 10, None]}, "is damaged"),
         ({name: records._row(record([0.1, 0.5]))[name] for name in Point._fields}, "ends at step 10, not 20"),
         ({"law": [[], [1.0], [1.0]]}, "its law"),
+        ({"law": [[1.0]] * 3}, "its law has not a number for each unit"),
+        (lawful(), "its law has not a number for each unit"),
+        (lawful(1.0, 1.0, 1.0), "its law has not a number for each unit"),
+        (lawful(1.0, None), "its law is no number"),
+        (lawful(1.0, math.inf), "its law is no number"),
         (configured(tested=False), "it was not to be tested"),
         ({"test_loss": [None] * 3, "test_accuracy": [None] * 3}, "a loss is no number"),
         ({"valid_loss": [1.0, math.inf, 1.0]}, "a loss is no number"),
@@ -204,6 +243,29 @@ def test_an_odd_record_is_refused_by_name_and_does_not_hide_the_others(tmp_path,
     found, (damaged,) = read_all(Folder(str(tmp_path)))
     assert found == [record([0.1, 0.5, 0.6])] and not isinstance(damaged, Foreign)
     assert "odd.parquet is damaged (" in str(damaged) and said in str(damaged)
+
+
+def test_laws_of_every_kind_come_back(tmp_path):
+    rules = Rules(("Adam", "M(0.9)"), 0.1, 0.01, (1.0, 1.0))
+    settings = {
+        TWO_UNITS: 2,
+        Stored(TWO_UNITS, "bfloat16"): 2,
+        RllcAdamW(): 1,
+        rules: 2,
+        dataclasses.replace(rules, scope="tensor"): 8,
+        Averaged(SGD(0.1), Polynomial()): 0,
+    }
+    made = [record([0.1, 0.5], setting=setting, law=(1.0,) * size) for setting, size in settings.items()]
+    lost = record([0.1, 0.5], setting=RllcAdamW(2.0), law=(math.inf,), diverged_at=10)
+    assert unpack(pack([*made, lost]), "here") == [*made, lost]
+
+
+def test_a_file_of_something_else_is_no_damage(tmp_path):
+    pq.write_table(pa.table({"step": [1, 2], "law": [0.1, 0.2]}), tmp_path / "marks.parquet")
+    (tmp_path / "whole.parquet").write_bytes(changed())
+    assert read_all(Folder(str(tmp_path))) == ([record([0.1, 0.5, 0.6])], [])
+    with pytest.raises(Refused, match=r"marks\.parquet holds something else than runs; name another file$"):
+        runs.gather(f"{tmp_path}/marks.parquet")
 
 
 def test_an_odd_row_costs_the_others_nothing(tmp_path):

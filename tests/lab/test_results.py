@@ -22,7 +22,9 @@ def runs(tmp_path_factory):
     """A folder of made-up runs of five optimizers on fashion-mlp, two seeds of each."""
     folder = tmp_path_factory.mktemp("runs")
     made = [
-        r for name in (*BENCHMARKS, *MEMORIES) for r in seeds(name, [[0.1, 0.8, 0.87], [0.1, 0.81, 0.89]])
+        r
+        for name in (*BENCHMARKS, *MEMORIES)
+        for r in seeds(name, [[0.1] + [0.8] * 49 + [0.87], [0.1] + [0.81] * 49 + [0.89]])
     ]
     Folder(str(folder)).write("all.parquet", records.pack(made))
     return str(folder)
@@ -113,7 +115,7 @@ def test_refusals(line, said, runs, tmp_path, monkeypatch, capsys):
 
 def test_brackets_in_names_are_no_markup(tmp_path, capsys):
     odd = Folder(str(tmp_path / "[/b]"))
-    made = replace(seeds("SGD", [0.5])[0], hardware="[/i] [red]x", versions={"[/u]": "1"})
+    made = replace(seeds("SGD", [[0.5] * 51])[0], hardware="[/i] [red]x", versions={"[/u]": "1"})
     records.write(odd / "records", made)
     page = f"{odd.url}/[red].html"
     assert cli.main(["report", odd.url, "--out", page]) == 0

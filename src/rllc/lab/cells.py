@@ -10,11 +10,12 @@ Everything that changes the numbers of a run is in its cell and nothing else is:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from rllc.lab.data import Source, Text
 from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
@@ -37,6 +38,8 @@ from rllc.lab.tasks import Task, TextTask
 from rllc.law import Cutoff, GramianRidge, Ridge
 
 __all__ = [
+    "DEVICES",
+    "MOST_SEEDS",
     "Cell",
     "Point",
     "Result",
@@ -45,16 +48,19 @@ __all__ = [
     "digest",
     "digest_of",
     "evaluation_steps",
+    "is_typed",
     "points_for",
 ]
 
 UNSAID = "not in the JSON at its default"  # of a field added later: older cells keep their digests
+DEVICES = "cpu", "cuda"
+MOST_SEEDS = 1000  # of a setting: 0, 1, ..., 999
 FORMAT = 1  # raise it when the engine changes a run beyond rounding: old records are then no longer found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Everything that determines the numbers of one run. `device` is "cpu" or "cuda".
+    """Everything that determines the numbers of one run. `device` is one of DEVICES.
 
     With `tested` false only validation data are measured, which is all that choosing a rate needs.
     """
@@ -150,6 +156,27 @@ def cell_of(text: str) -> Cell:
     if not same:
         raise ValueError("a configuration of another version")
     return cell
+
+
+def is_typed(value: Any) -> bool:
+    """Whether each field of a dataclass, and of those within it, has the type it is declared with."""
+    hints = _hints(value.__class__)
+    return all(_fits(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value))
+
+
+_hints = functools.cache(get_type_hints)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if get_origin(hint) is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is ... and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if parts:  # a union
+        return any(_fits(value, part) for part in parts)
+    if dataclasses.is_dataclass(hint):
+        return type(value) is hint and is_typed(value)
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 # By name, for reading configurations: nothing else is ever made from a text.

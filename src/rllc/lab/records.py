@@ -30,16 +30,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from rllc.lab.cells import Cell, Point, Result, canonical, cell_of, digest, digest_of
+from rllc.lab.cells import (
+    DEVICES,
+    MOST_SEEDS,
+    Cell,
+    Point,
+    Result,
+    canonical,
+    cell_of,
+    digest,
+    digest_of,
+    evaluation_steps,
+    is_typed,
+)
 from rllc.lab.errors import Damaged, first_line
 from rllc.lab.files import Folder
-from rllc.lab.settings import Setting
+from rllc.lab.settings import Rllc, RllcAdamW, Rules, Setting, Stored
 from rllc.lab.tasks import Task, TextTask
 
 __all__ = [
     "ENDING",
     "Damaged",
     "Foreign",
+    "Other",
     "Record",
     "find",
     "name_in",
@@ -55,8 +68,10 @@ __all__ = [
 
 PACKAGES = ("rllc", "torch", "numpy")
 ENDING = ".parquet"
-UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError
+MOST_POINTS = 10_000  # evaluations of a run, far more than any has
+UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError
 
+OURS = "digest", "configuration"  # columns that no other file has
 SCHEMA = pa.schema(
     [
         ("digest", pa.string()),
@@ -94,6 +109,10 @@ SMALL = {
 
 class Foreign(Damaged):
     """A record that is whole but of another version of the engine."""
+
+
+class Other(Damaged):
+    """A Parquet file that holds something else than runs."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +177,17 @@ def read(folder: Folder, cell: Cell) -> Record:
 
 
 def read_all(folder: Folder) -> tuple[list[Record], list[Damaged]]:
-    """Every record in the folder's Parquet files, and an error for each file or row that cannot be read."""
+    """Every record in the folder's Parquet files, and an error for each file or row that cannot be read.
+
+    Files that hold something else than runs are passed over.
+    """
     found: list[Record] = []
     damaged: list[Damaged] = []
     for name in folder.names(ENDING):
         try:
             whole, odd = sorted_out(_content(folder, name), folder.path(name))
+        except Other:
+            continue
         except Damaged as reason:
             damaged.append(reason)
         else:
@@ -196,9 +220,12 @@ def sorted_out(content: bytes, path: str) -> tuple[list[Record], list[Damaged]]:
     """As `unpack`, but one odd row does not cost the others: an error for each that is no record.
 
     Raises:
-        Damaged: the file is truncated or altered.
+        Other: the file holds something else than runs.
+        Damaged: it is truncated or altered.
     """
     try:
+        if not set(OURS).intersection(pq.read_schema(pa.BufferReader(content)).names):
+            raise Other(f"{path} holds something else than runs")
         file = pa.BufferReader(content)
         rows = pq.read_table(file, schema=SCHEMA, page_checksum_verification=True).to_pylist()
     except (*UNREADABLE, pa.ArrowException) as reason:
@@ -261,18 +288,40 @@ def _demands(record: Record) -> Iterator[tuple[bool, str]]:
     yield isinstance(cell.task, Task | TextTask) and isinstance(cell.task.name, str), "it has no task"
     yield isinstance(cell.setting, Setting), "it has no optimizer"
     yield {type(n) for n in (cell.seed, cell.steps, cell.points)} == {int}, "its seed or steps are no numbers"
+    yield is_typed(cell), "a part of its configuration is of another type"
+    yield 0 <= cell.seed < MOST_SEEDS, f"its seed is not from 0 to {MOST_SEEDS - 1}"
+    yield 0 < cell.points <= min(cell.steps, MOST_POINTS), "it has no steps, or too many evaluations"
+    yield cell.device in DEVICES, f"its device is none of {', '.join(DEVICES)}"
+    yield all(n > 0 for n in vars(cell.task).values() if type(n) is int), "its task has nothing to learn from"
     yield isinstance(versions, dict) and _are_texts(*versions.values()), "its versions are no texts"
     yield _are_texts(record.made, record.hardware), "it does not say when or on what it was made"
     yield _are_in(0, math.inf, result.ms_per_step, result.seconds), "its times are no numbers"
     steps = [point.step for point in points]
     yield steps != [] and steps == sorted(set(steps)), "its evaluations are not in order"
+    asked = evaluation_steps(cell.steps, cell.points)
+    yield steps == asked[: len(steps)], "its evaluations are not where its configuration has them"
     yield record.diverged or steps[-1] == cell.steps, f"it ends at step {steps[-1]}, not {cell.steps}"
-    yield len({len(point.law) for point in points}) == 1, "its law changes its length"
+    sizes, law = {len(point.law) for point in points}, [part for point in points for part in point.law]
+    yield len(sizes) == 1, "its law changes its length"
+    yield _has_law_of(cell.setting, sizes.pop()), "its law has not a number for each unit"
+    yield None not in law and (record.diverged or _are_in(-math.inf, math.inf, *law)), "its law is no number"
     yield cell.tested or set(tested) == {(None, None)}, "it was not to be tested"
     measured = [(p.valid_loss, p.valid_accuracy) for p in points] + (tested if cell.tested else [])
     losses, accuracies = zip(*measured, strict=True)
     yield _are_in(-math.inf, math.inf, *losses), "a loss is no number"
     yield _are_in(0, 1, *accuracies), "an accuracy is no number from 0 to 1"
+
+
+def _has_law_of(setting: Setting, size: int) -> bool:
+    """Whether its law has so many numbers; of laws for several scopes there may be any number."""
+    match setting:
+        case Rllc(law=law) | Stored(base=Rllc(law=law)) | Rules(law=law, scope="all"):
+            return size == len(law)
+        case Rules(law=law):
+            return size > 0 and size % len(law) == 0
+        case RllcAdamW():
+            return size == 1
+    return size == 0
 
 
 def _are_texts(*values: object) -> bool:

@@ -74,7 +74,7 @@ def everything(folder: str) -> tuple[list[Record], list[Damaged]]:
     """Everything that is there, perhaps twice, and what cannot be read.
 
     Raises:
-        Refused: the place cannot be read.
+        Refused: the place cannot be read, or is a file of something else.
     """
     try:
         if folder.endswith(records.ENDING):
@@ -93,6 +93,8 @@ def places(folder: str) -> tuple[Folder, Folder]:
 def _of_file(folder: Folder, name: str) -> tuple[list[Record], list[Damaged]]:
     try:
         return records.sorted_out(folder.read(name), folder.path(name)) if folder.exists(name) else ([], [])
+    except records.Other as reason:
+        raise Refused(f"{reason}; name another file") from reason
     except Damaged as reason:
         return [], [reason]
 
