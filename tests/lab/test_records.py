@@ -25,6 +25,8 @@ from rllc.lab.settings import SGD, Averaged, Polynomial, RllcAdamW, Rules, Store
 from rllc.lab.tasks import TASKS
 from rllc.lab.training import train
 
+NOBODY = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+
 
 @pytest.fixture(scope="module")
 def finished():
@@ -107,6 +109,21 @@ def test_git_is_asked_without_a_lock_that_a_kill_would_leave(tmp_path):
     index = (tmp_path / ".git" / "index").read_bytes()
     assert records._git(tmp_path, "status", "--porcelain", ".") == "A  file"
     assert (tmp_path / ".git" / "index").read_bytes() == index
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_commit_has_a_plus_where_any_file_of_rllc_was_changed(tmp_path, monkeypatch):
+    (tmp_path / "rllc" / "lab").mkdir(parents=True)
+    for name in ("rllc/law.py", "rllc/lab/records.py", "README.md"):
+        (tmp_path / name).write_text("as it was")
+    for command in (["init"], ["add", "."], [*NOBODY, "commit", "--message", "first"]):
+        records._git(tmp_path, *command)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "rllc" / "lab" / "records.py"))
+    head = records._git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "README.md").write_text("changed")
+    assert records._commit.__wrapped__() == head
+    (tmp_path / "rllc" / "law.py").write_text("changed")
+    assert records._commit.__wrapped__() == head + "+"
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9, 0.999])

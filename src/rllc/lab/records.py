@@ -379,7 +379,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 def _commit() -> str | None:
     """The git commit of this source tree, with "+" where files differ from it; None outside a checkout."""
     try:
-        here = Path(__file__).parent
+        here = Path(__file__).parents[1]  # all of rllc makes the numbers of a run
         return _git(here, "rev-parse", "HEAD") + ("+" if _git(here, "status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
