@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from made import record
 from made_up import CIFAR, FASHION, run, rung, seeds
+from test_adaptive import studied
 
 from rllc.lab.errors import Damaged, Refused
 from rllc.lab.evidence import report
 from rllc.lab.evidence.drawing import MEMORIES
 from rllc.lab.optimizers import paper_trials
 from rllc.lab.selection import READINGS
-from rllc.lab.settings import SGD, Rllc
+from rllc.lab.settings import SGD, Rllc, RllcAdamW
 
 TWO = "M(0.9) + M(0.0)"
 LAWS = [[(1.0, 1.0), (0.7, 1.2), (0.1, 1.3)], [(1.0, 1.0), (0.5, 1.4), (-0.1, 1.7)]]
@@ -200,6 +201,21 @@ def test_rungs_of_a_task_of_no_study_are_no_chart_yet_either():
 def test_an_optimizer_all_of_whose_runs_diverged_is_named():
     text = Reader(report.html([record([0.1], diverged_at=10)], [])).text
     assert "SGD 1 1 1 – 0 –" in text
+
+
+def test_the_study_adaptive_is_there_where_its_runs_are(page):
+    assert "Who lost" not in page and 'href="#adaptive"' not in page
+    reader = Reader(report.html([*records(), *studied()], []))
+    assert reader.open == [] and ("section", {"id": "adaptive"}) in reader.tags
+    for said in (
+        "Against Adam + cosine, of 1 pairs",
+        "After 1,000 steps: test accuracy in %",
+        "RLLC-AdamW 80.20 ± 0.20 (0.001)",
+        "Who lost",
+    ):
+        assert said in reader.text, said
+    default = [made for made in studied() if made.cell.setting == RllcAdamW()]
+    assert len(default) == 3 and "Who lost" not in report.html(default, [])
 
 
 def test_colours_differ_and_are_seen_on_dark_and_light():

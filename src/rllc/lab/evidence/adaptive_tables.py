@@ -104,7 +104,7 @@ def _reached(results: Results, stop: int) -> Table:
         if any(c.name in column for column in columns)
     )
     said = (
-        "**Bold**: the best of all. In brackets the rate: of RLLC-AdamW and its parts, and of what has 0.003"
+        "Bold: the best of all. In brackets the rate: of RLLC-AdamW and its parts, and of what has 0.003"
         " in its name, always the same; else the best of five on validation data at this step, with seed 0.",
         _seeds(here, stop),
         *_edges(here, stop),

@@ -22,7 +22,10 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex, to_rgb
 from plotly.offline import get_plotlyjs
 
+from rllc.lab.adaptive import plans_in
 from rllc.lab.errors import Damaged, Refused
+from rllc.lab.evidence import adaptive_tables
+from rllc.lab.evidence.adaptive import Result, results_in
 from rllc.lab.evidence.claims import verdicts
 from rllc.lab.evidence.drawing import Array, colours, unit_names, values, window
 from rllc.lab.evidence.markup import render
@@ -31,6 +34,7 @@ from rllc.lab.evidence.tables import table
 from rllc.lab.files import output
 from rllc.lab.records import Record
 from rllc.lab.selection import READINGS, Row, best_point, finished, full_length, on_same_data
+from rllc.lab.settings import RLLC_ADAMW
 from rllc.lab.studies import STUDIES, row_of, rows, steps_of
 
 __all__ = ["html", "write"]
@@ -90,6 +94,7 @@ def html(records: Sequence[Record], damaged: Sequence[Damaged]) -> str:
         trials=[trials(panel, same) for panel in drawn],
         verdicts=verdicts(records),
         tables=_tables(records),
+        adaptive=_adaptive(records),
         facts=_facts(records),
         damaged=list(map(str, damaged)),
         runs=len(records),
@@ -222,6 +227,22 @@ def _tables(records: Sequence[Record]) -> list[dict[str, Markup]]:
     """For each study there are runs of, its table as HTML under each reading; Table 1 against the paper."""
     here = [name for name, study in STUDIES.items() if rows(study, records)]
     return [{which: _table(name, records, which) for which in READINGS} for name in here]
+
+
+def _adaptive(records: Sequence[Record]) -> tuple[list[str], list[Markup]]:
+    """What the study adaptive says, in sentences and in tables; nothing of tasks that have one rate only."""
+    found = results_in(records) if plans_in(records) else {}
+    results = {task: result for task, result in found.items() if _has_several_rates(result)}
+    if not results:
+        return [], []
+    return adaptive_tables.verdicts(results), [
+        Markup(render(made, "html")) for made in adaptive_tables.tables(results)
+    ]
+
+
+def _has_several_rates(result: Result) -> bool:
+    """Of RLLC-AdamW: `rllc compare` runs its default alone."""
+    return any(len(reached.tried) > 1 for (name, _), reached in result.found.items() if name == RLLC_ADAMW)
 
 
 def _table(study: str, records: Sequence[Record], which: str) -> Markup:
