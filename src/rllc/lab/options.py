@@ -94,7 +94,7 @@ class Run:
       rllc run table1 --tasks fashion-mlp --grid short         # half an hour on two cores
       rllc run table1 --tasks cifar10-resnet20 --time-limit 9  # a slice of nine minutes; then again
       rllc run controls --tasks fashion-mlp mnist-mlp --out runs
-      rllc run adaptive --tasks digits-mlp                     # half an hour on two cores
+      rllc run adaptive --tasks digits-mlp                     # a quarter of an hour on two cores
       rllc run table1 --cluster auto --out s3://bucket/runs    # on the Ray cluster this machine is in
       rllc table 1 runs --against paper                        # what came out
     """
@@ -115,10 +115,11 @@ class Run:
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
     """Runs of the chosen rates: seeds 0, 1, ... Rates are chosen on seed 0."""
 
-    steps: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the study's, 10,000)")
-    ] = None
-    """Training steps of each run."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the study's)")] = (
+        None
+    )
+    """Training steps of each run. Of table1 and controls they are the task's, mostly 10,000, of units and
+    precision 3,000, of shakespeare 1,000, of adaptive 10,000."""
 
     grid: Literal["full", "short", "tenth"] = "full"
     """full runs every rate for all steps; short drops the worse two thirds after a tenth of the steps and two
