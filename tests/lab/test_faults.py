@@ -5,6 +5,7 @@ Ctrl-C is in test_compare.py, a killed worker in test_sweep.py and test_cluster.
 
 import contextlib
 import functools
+import hashlib
 import io
 import os
 import signal
@@ -162,6 +163,29 @@ def test_a_checkpoint_of_another_layout_costs_its_run_and_a_line(tmp_path, other
     assert ended and said.startswith(f"checkpoint {keep.url}/{name}.checkpoint does not fit (")
     assert said.endswith("); its run starts again") and "\n" not in said
     assert records.read(out / "records", asked).result.points == train(asked).points
+
+
+@pytest.mark.parametrize("body", [b"", b"no state", b"PK\x03\x04 cut", b"\x80\x02]q\x00."])
+def test_a_checkpoint_that_torch_cannot_load_costs_its_run_and_a_line(tmp_path, body):
+    out, asked = Folder(str(tmp_path)), cell(TWO_UNITS)
+    file = f"{digest(asked)}.checkpoint"
+    (out / "checkpoints").write(file, hashlib.sha256(body).digest() + body)
+    ended, said = finish(out, asked, silent, never)
+    assert ended and said.startswith(f"checkpoint {tmp_path}/checkpoints/{file} ")
+    assert said.endswith("); its run starts again") and "\n" not in said
+    assert records.read(out / "records", asked).result.points == train(asked).points
+
+
+def test_no_room_for_the_state_of_a_checkpoint_does_not_cost_it(tmp_path, monkeypatch):
+    keep = Folder(str(tmp_path))
+    checkpoints.save(keep, "name", {"step": 1})
+
+    def short(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", short)
+    with pytest.raises(RuntimeError, match="allocate"):
+        checkpoints.load(keep, "name")
 
 
 def test_no_room_for_a_checkpoint_does_not_cost_it(tmp_path):

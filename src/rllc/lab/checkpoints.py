@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rllc.lab.errors import Damaged, first_line
+from rllc.lab.errors import Damaged, first_line, is_out_of_memory
 from rllc.lab.files import Folder
 
 __all__ = ["fitting", "load", "names", "remove", "save"]
@@ -36,7 +36,7 @@ def load(folder: Folder, name: str) -> dict[str, Any] | None:
     """The state of a run, its tensors on the CPU, or None if there is no checkpoint of it.
 
     Raises:
-        Damaged: the file is truncated or altered.
+        Damaged: the file is truncated or altered, or holds something else.
     """
     try:
         content = folder.read(_file(name))
@@ -45,7 +45,14 @@ def load(folder: Folder, name: str) -> dict[str, Any] | None:
     known, body = content[:SHA256_BYTES], content[SHA256_BYTES:]
     if hashlib.sha256(body).digest() != known:
         raise Damaged(f"checkpoint {folder.path(_file(name))} is truncated or altered")
-    return torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    try:
+        return torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except Exception as reason:  # of what a body can be, torch has an error of another type for each
+        if is_out_of_memory(reason):
+            raise
+        raise Damaged(
+            f"checkpoint {folder.path(_file(name))} cannot be loaded ({first_line(reason)})"
+        ) from reason
 
 
 @contextmanager

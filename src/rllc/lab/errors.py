@@ -1,9 +1,12 @@
 """What the command line turns into one line and an exit code; anything else is a bug, with a traceback."""
 
 import difflib
+import errno
 from collections.abc import Collection
 
 LONGEST = 200  # characters
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # of an OSError: no room where something is written
+NO_ROOM = ("allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 class Refused(ValueError):
@@ -20,6 +23,11 @@ def unknown(what: str, text: str, known: Collection[str], between: str = ", ", a
 def first_line(reason: BaseException) -> str:
     """What an error says, for a place within one line: the name of its type if it says nothing."""
     return (str(reason).strip().splitlines() or [type(reason).__name__])[0][:LONGEST]
+
+
+def is_out_of_memory(reason: Exception) -> bool:
+    """Whether memory ran out; on the CPU torch raises a plain RuntimeError, and so do CUDA's libraries."""
+    return isinstance(reason, MemoryError) or any(part in str(reason).lower() for part in NO_ROOM)
 
 
 class Broken(RuntimeError):

@@ -23,18 +23,15 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from typing import NamedTuple, Protocol
 
-import torch
-
 from rllc.lab import checkpoints, records, training
 from rllc.lab.cells import Cell, Result, digest
-from rllc.lab.errors import Broken, Damaged, OutOfTime
+from rllc.lab.errors import Broken, Damaged, OutOfTime, is_out_of_memory
 from rllc.lab.files import Folder
 from rllc.lab.records import Record
 
 __all__ = ["Outcome", "Pool", "cores", "finish", "kept", "out_of_memory", "pool", "sweep"]
 
 POLL_SECONDS = 0.2
-NO_ROOM = ("allocate memory", "not enough memory", "out of memory", "alloc_failed")
 
 
 class Outcome(NamedTuple):
@@ -170,7 +167,7 @@ def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callabl
         records.save(out / "records", cell, result)
         checkpoints.remove(keep, digest(cell))
     except (MemoryError, RuntimeError) as reason:
-        if not _is_out_of_memory(reason):
+        if not is_out_of_memory(reason):
             raise
         return out_of_memory(cell)
     except OSError as reason:
@@ -253,12 +250,6 @@ def _readable(folder: Folder, cell: Cell, warn: Callable[[str], None]) -> Record
     except Damaged as reason:
         warn(f"{reason}; it is made again")
         return None
-
-
-def _is_out_of_memory(reason: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError, and so do CUDA's libraries.
-    said = str(reason).lower()
-    return isinstance(reason, MemoryError | torch.OutOfMemoryError) or any(part in said for part in NO_ROOM)
 
 
 def _text(cell: Cell) -> str:
