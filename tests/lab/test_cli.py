@@ -32,6 +32,13 @@ from rllc.lab.files import Folder
         ("compare digits-mlp --lr fast", "--lr"),
         ("compare digits-mlp --seeds 0", "--seeds must be 1 or more, got 0"),
         ("compare digits-mlp --seeds 1.5", "--seeds"),
+        ("compare digits-mlp --seeds 1001", "--seeds must be 1,000 or less, got 1,001"),
+        ("run adaptive --seeds 1000000000", "--seeds must be 1,000 or less, got 1,000,000,000"),
+        ("runs list zip::all.zip", "cannot read zip::all.zip (chains of URLs are not supported"),
+        ("runs prune zip::all.zip", "cannot read zip::all.zip (chains of URLs are not supported"),
+        ("figure 3 zip::all.zip", "cannot read zip::all.zip (chains of URLs are not supported"),
+        ("figure 3 no-protocol://x", "cannot read no-protocol://x (Protocol not known: no-protocol)"),
+        (f"run table1 --out {'a' * 300}", "(File name too long); choose another --out"),
         ("compare digits-mlp --steps -3", "--steps must be 1 or more, got -3"),
         ("compare digits-mlp --workers 0", "--workers must be 1 or more, got 0"),
         ("compare digits-mlp --bogus", "--bogus"),
@@ -107,6 +114,19 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
     with os.fdopen(write, "w") as gone:
         done = subprocess.run(ask, stdout=gone, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("ask", [["--help"], ["show", "M(0.9)"], ["runs", "list", "{runs}"]])
+def test_a_full_disk_is_one_line(tmp_path, ask):
+    Folder(f"{tmp_path}/records").write("all.parquet", records.pack([record([0.1, 0.5])]))
+    ask = [part.format(runs=tmp_path) for part in ask]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rllc.lab.cli", *ask], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    said = "cannot write the output (No space left on device); make room, or print to another place"
+    assert (done.returncode, done.stderr) == (1, f"rllc: {said}\n")
 
 
 def test_missing_dependencies_are_one_line(monkeypatch, capsys):

@@ -10,13 +10,15 @@ import os
 import shutil
 import time
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from made import TWO_UNITS, cell, record
 
-from rllc.lab import cells, files, records, runs
+from rllc.lab import cells, checks, files, records, runs
 from rllc.lab.cells import Cell, Point, canonical, digest
 from rllc.lab.errors import Refused
 from rllc.lab.files import Folder
@@ -353,3 +355,44 @@ def test_a_file_is_split_into_its_folder_and_its_name(tmp_path, monkeypatch, sch
         folder.write(name, b"here")
         assert Folder(f"{scheme}{url.removesuffix('b.parquet')}" or ".").read("b.parquet") == b"here"
     assert files.split("/b.parquet")[0] == Folder("/")
+
+
+class ReadOnly(MemoryFileSystem):
+    """A filesystem with an error of its own."""
+
+    protocol = "readonly"
+
+    def pipe_file(self, path, value, **more):
+        raise RuntimeError("this place is for reading\nonly")
+
+
+def test_errors_of_all_filesystems_are_oserrors(tmp_path):
+    fsspec.register_implementation("readonly", ReadOnly, clobber=True)
+    with pytest.raises(OSError, match=r"^this place is for reading$"):
+        Folder("readonly://here").write("name", b"")
+    with pytest.raises(Refused, match=r"cannot write to readonly://here \(this place is for reading\)"):
+        checks.make_writable(Folder("readonly://here"))
+    for url in (f"zip::{tmp_path}/all.zip", f"zip://records::{tmp_path}/all.zip", "no-protocol://here"):
+        with pytest.raises(OSError, match=r"chains of URLs are not supported|Protocol not known"):
+            Folder(url).names("")
+        with pytest.raises(OSError, match=r"chains of URLs are not supported|Protocol not known"):
+            files.split(f"{url}.parquet")
+
+
+@pytest.mark.parametrize("where", ["{tmp_path}/a[1]*", "memory://{tmp_path}/a[1]*"])
+def test_signs_of_patterns_are_letters_like_others(tmp_path, where):
+    folder = Folder(where.format(tmp_path=tmp_path))
+    for content in (b"first", b"second"):
+        folder.write("b[2]?", content)
+        assert folder.names("") == ["b[2]?"] and folder.read("b[2]?") == content
+    folder.remove("b[2]?")
+    assert folder.names("") == []
+
+
+def test_folders_are_no_files(tmp_path):
+    folder = Folder(str(tmp_path))
+    (tmp_path / "like.parquet").mkdir()
+    assert folder.names(".parquet") == [] and read_all(folder) == ([], [])
+    with pytest.raises(IsADirectoryError, match=r"like\.parquet is a folder"):
+        folder.write("like.parquet", b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["like.parquet"]

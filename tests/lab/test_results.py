@@ -89,6 +89,8 @@ def test_a_report_is_one_file(runs, tmp_path):
         ("figure 5 {runs} --out missing/picture.png", "cannot write"),
         ("report nowhere", "there are no records in nowhere"),
         ("report {runs} --out missing/page.html", "cannot write"),
+        ("report {runs} --out .", "cannot write . (. is a folder); choose another --out"),
+        ("report {runs} --out /", "cannot write / (/ is a folder); choose another --out"),
         ("run tabel1", "did you mean table1?"),
         ("run table1 --tasks mnist", "unknown task 'mnist'"),
         ("run table1 --optimizers adma", "did you mean adam?"),
@@ -146,6 +148,8 @@ def test_plans_are_the_studys_or_what_was_asked_for():
         (Run("controls"), "rllc table 1 runs --study controls"),
         (Run("adaptive"), "rllc table 1 runs --study adaptive"),
         (Run("adaptive", (), ("muon",)), "rllc report runs"),
+        (Run("controls", out="my runs"), "rllc table 1 'my runs' --study controls"),
+        (Run("adaptive", (), ("muon",), out="my runs"), "rllc report 'my runs'"),
     ],
 )
 def test_what_is_named_next_shows_what_was_made(asked, said):

@@ -300,7 +300,24 @@ def test_prune_tells_first_and_deletes_rubbish_only(tmp_path, monkeypatch):
 def test_prune_leaves_a_folder_that_is_named_like_a_record(tmp_path):
     folder = put(tmp_path, GOOD)
     (tmp_path / "records" / f"{'a' * 32}.parquet").mkdir()
+    (tmp_path / "checkpoints" / f"{digest(GOOD.cell)}.checkpoint").mkdir(parents=True)
     assert said(pruning.prune, Prune(folder, yes=True)) == ["there is nothing to delete"]
+    assert runs.gather(folder) == ([GOOD], [])
+    assert said(merging.merge, Merge((folder,), f"{tmp_path}/out"))[-1].endswith(": 1 runs, 1 of them new")
+
+
+def test_a_command_that_is_named_can_be_pasted(tmp_path):
+    with pytest.raises(Refused, match=r"rllc run table1 --out '.*/two words'$"):
+        runs.gather(f"{tmp_path}/two words")
+
+
+def test_a_file_of_something_else_is_not_merged_over(tmp_path):
+    path = tmp_path / "marks.parquet"
+    pq.write_table(pa.table({"step": [1]}), path)
+    before = path.read_bytes()
+    with pytest.raises(Refused, match=r"marks\.parquet holds something else than runs"):
+        merging.merge(Merge((put(tmp_path / "a", GOOD),), str(path)), Console())
+    assert path.read_bytes() == before
 
 
 def test_a_record_of_another_version_is_named_as_such(tmp_path, monkeypatch):

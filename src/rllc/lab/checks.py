@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from rllc.lab import data
+from rllc.lab.cells import MOST_SEEDS
 from rllc.lab.errors import Refused, unknown
 from rllc.lab.files import Folder
 from rllc.lab.records import ENDING
@@ -44,10 +45,12 @@ def with_data(task: Task | TextTask, console: Console) -> Task | TextTask:
 
 
 def counts(options: dict[str, int | None]) -> None:
-    """Raises Refused for a number below 1."""
+    """Raises Refused for a number below 1, and for more seeds than memory has room for."""
     for name, value in options.items():
         if value is not None and value < 1:
             raise Refused(f"{name} must be 1 or more, got {value}")
+        if name == "--seeds" and value is not None and value > MOST_SEEDS:
+            raise Refused(f"{name} must be {MOST_SEEDS:,} or less, got {value:,}")
 
 
 def device(name: str) -> str:
@@ -70,7 +73,7 @@ def folder(out: str) -> None:
     if "://" in out:
         return
     path = Path(out).absolute()
-    nearest = next(part for part in (path, *path.parents) if part.exists())
+    nearest = next(part for part in (path, *path.parents) if os.path.exists(part))
     if not os.access(nearest, os.W_OK) or not nearest.is_dir():
         raise Refused(f"cannot write to {out}; choose another folder with --out")
 
@@ -88,6 +91,7 @@ def make_writable(place: Folder) -> None:
     try:
         place.write("probe", b"")
         place.remove("probe")
-    except (OSError, ImportError, ValueError) as reason:  # fsspec has the latter two for unknown protocols
-        why = getattr(reason, "strerror", None) or str(reason)
-        raise Refused(f"cannot write to {place.url} ({why}); choose another --out") from reason
+    except OSError as reason:
+        raise Refused(
+            f"cannot write to {place.url} ({reason.strerror or reason}); choose another --out"
+        ) from reason

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if lacking:
         return _fail(f"{', '.join(lacking)} not installed; pip install 'rllc[lab]'", 2)
-    from rllc.lab.errors import Broken, Refused
+    from rllc.lab.errors import FULL, Broken, Refused
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # tables have ± and −, which not every terminal can show
         sys.stdout.reconfigure(errors="replace")
@@ -77,9 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(reason), 2)
     except Broken as reason:
         return _fail(str(reason), 1)
-    except BrokenPipeError:  # whoever was to read it has gone: nothing is left to say, at exit neither
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever was to read it has gone: nothing is left to say
+        _drop_output()
         return 1
+    except OSError as reason:
+        if reason.errno not in FULL:
+            raise
+        _drop_output()
+        return _fail(f"cannot write the output ({reason.strerror}); make room, or print to another place", 1)
     except KeyboardInterrupt:
         return _fail("stopped; finished runs are kept, the same command goes on from there", 130)
 
@@ -100,6 +105,8 @@ def _run(command: Command) -> int:
     try:
         show.main(command, console)
     except (ValueError, OSError) as reason:
+        if isinstance(reason, OSError) and reason.errno:  # of printing: those of the picture are in words
+            raise
         raise Refused(str(reason)) from reason
     return 0
 
@@ -209,6 +216,11 @@ def _one_line(box: str) -> str:
 
 def _is_rule(line: str) -> bool:
     return re.fullmatch(r"[─╰╯+-]+", line) is not None
+
+
+def _drop_output() -> None:
+    """What is left to print goes nowhere, at exit neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(line: str, code: int) -> int:

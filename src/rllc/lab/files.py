@@ -17,13 +17,12 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from rllc.lab.errors import Broken, Refused
+from rllc.lab.errors import FULL, Broken, Refused, first_line
 
 __all__ = ["Folder", "output", "replacing", "split", "write_rows", "write_text"]
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 ABANDONED = datetime.timedelta(hours=1)
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 @contextmanager
@@ -33,6 +32,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: the folder cannot be written, or is full.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{path} is a folder")
     partial = path.with_name(_partial(path.name))
     try:
         with open(partial, "wb") as file:
@@ -50,7 +51,7 @@ def output(path: Path) -> Iterator[BinaryIO]:
     """`replacing`, for a file that a command is asked for.
 
     Raises:
-        Refused: the folder is not there, or cannot be written.
+        Refused: the folder is not there, or cannot be written, or this is one.
         Broken: the disk is full.
     """
     try:
@@ -76,18 +77,38 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """Each filesystem has errors of its own, and fsspec some for those it does not know: OSErrors here."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as reason:
+        raise OSError(first_line(reason)) from reason
+
+
+@_reaching()
+def _reached(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL, and the path in it."""
+    if "::" in url:
+        raise OSError("chains of URLs are not supported; unpack or copy what it names")
+    return fsspec.url_to_fs(url)
+
+
 @dataclass(frozen=True)
 class Folder:
     """A flat folder of small files: a path, or a URL that fsspec knows ("s3://bucket/runs").
 
-    Several processes and machines may write to it: a file is seen whole or not at all.
+    Several processes and machines may write to it: a file is seen whole or not at all. All methods raise
+    OSError where the place cannot be reached.
     """
 
     url: str
 
     @cached_property
     def _place(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return fsspec.url_to_fs(self.url)
+        return _reached(self.url)
 
     def __truediv__(self, name: str) -> Folder:
         """The folder of that name in this one."""
@@ -104,11 +125,13 @@ class Folder:
         fs, root = self._place
         return f"{root}/{name}" if isinstance(fs, LocalFileSystem) else (self / name).url
 
+    @_reaching()
     def is_there(self) -> bool:
         """Whether there is such a folder."""
         fs, root = self._place
         return fs.isdir(root)
 
+    @_reaching()
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         fs, root = self._place
@@ -118,6 +141,7 @@ class Folder:
         """The names of the finished files with this ending, sorted; none if there is no such folder."""
         return [name for name in self._listed() if name.endswith(ending) and not name.startswith(".")]
 
+    @_reaching()
     def read(self, name: str) -> bytes:
         """All of a file.
 
@@ -127,6 +151,7 @@ class Folder:
         fs, root = self._place
         return fs.cat_file(f"{root}/{name}")
 
+    @_reaching()
     def write(self, name: str, content: bytes) -> None:
         """Write a file, or replace one.
 
@@ -142,8 +167,13 @@ class Folder:
         partial = f"{root}/{_partial(name)}"
         fs.makedirs(root, exist_ok=True)
         fs.pipe_file(partial, content)
-        fs.mv(partial, f"{root}/{name}")
+        if type(fs).mv is not fsspec.AbstractFileSystem.mv:
+            fs.mv(partial, f"{root}/{name}")
+        else:  # which would take brackets in a name for a pattern
+            fs.cp_file(partial, f"{root}/{name}")
+            fs.rm_file(partial)
 
+    @_reaching()
     def remove(self, name: str) -> None:
         """Delete a file if it is there."""
         fs, root = self._place
@@ -157,16 +187,17 @@ class Folder:
         partial = filter(PARTIAL.fullmatch, self._listed())
         return [name for name in partial if fs.modified(f"{root}/{name}") < before]
 
+    @_reaching()
     def _listed(self) -> list[str]:
         """The names of all files, sorted; none if there is no such folder."""
         fs, root = self._place
-        paths = fs.ls(root, detail=False) if self.is_there() else []
-        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+        found = fs.ls(root, detail=True) if self.is_there() else []
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in found if entry["type"] != "directory")
 
 
 def split(url: str) -> tuple[Folder, str]:
-    """The folder of a file and its name in it."""
-    fs, path = fsspec.url_to_fs(url)
+    """The folder of a file and its name in it; raises OSError for a filesystem that is not known."""
+    fs, path = _reached(url)
     parent = fs._parent(path)
     folder = Folder(parent if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(parent))
     return folder, path.rsplit("/", 1)[-1]

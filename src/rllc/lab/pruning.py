@@ -13,7 +13,7 @@ from rllc.lab.errors import Broken, Damaged, Refused
 from rllc.lab.files import Folder
 from rllc.lab.options import Prune
 from rllc.lab.records import Foreign
-from rllc.lab.runs import UNKNOWN, places
+from rllc.lab.runs import places
 from rllc.lab.texts import say
 
 __all__ = ["prune"]
@@ -45,7 +45,7 @@ def prune(options: Prune, console: Console) -> None:
 def _readable_folder(folder: str) -> str:
     try:
         there = Folder(folder).is_there()
-    except UNKNOWN as reason:
+    except OSError as reason:
         raise Refused(f"cannot read {folder} ({reason})") from reason
     if not there:
         raise Refused(f"there is no folder {folder}; name one that `rllc run` wrote to")
@@ -57,8 +57,6 @@ def _useless(folder: str) -> Iterator[tuple[Folder, str, str]]:
     done = set()
     for place in places(folder):
         for name in filter(RECORD.fullmatch, place.names(records.ENDING)):
-            if (place / name).is_there():  # a folder of that name, which is not ours
-                continue
             if _is_damaged(place, name):
                 yield place, name, "damaged record"
             else:

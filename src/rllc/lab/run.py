@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -95,7 +96,8 @@ def _next(options: Run, plans: Sequence[Plan | Adaptive]) -> str:
     """The command that shows what has been made: the study's table if any of it is in that."""
     shown = any(_is_in_table(options.study, plan) for plan in plans)
     which = "" if options.study == "table1" else f" --study {options.study}"
-    return f"rllc table 1 {options.out}{which}" if shown else f"rllc report {options.out}"
+    out = shlex.quote(options.out)
+    return f"rllc table 1 {out}{which}" if shown else f"rllc report {out}"
 
 
 def _is_in_table(study: str, plan: Plan | Adaptive) -> bool:

@@ -9,6 +9,7 @@ Records lie in FOLDER/records, or in FOLDER itself, or FOLDER is one Parquet fil
 from __future__ import annotations
 
 import itertools
+import shlex
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,6 @@ from rllc.lab.texts import say
 
 __all__ = [
     "SHOWN_DIGITS",
-    "UNKNOWN",
     "everything",
     "gather",
     "kind",
@@ -43,7 +43,6 @@ __all__ = [
 
 WIDE = 200
 SHOWN_DIGITS = 8
-UNKNOWN = ImportError, ValueError  # what fsspec raises for a protocol it does not know
 
 
 def gather(folder: str) -> tuple[list[Record], list[Damaged]]:
@@ -80,7 +79,7 @@ def everything(folder: str) -> tuple[list[Record], list[Damaged]]:
         if folder.endswith(records.ENDING):
             return _of_file(*split(folder))
         (inner, lost), (outer, lost_too) = map(records.read_all, places(folder))
-    except (OSError, *UNKNOWN) as reason:
+    except OSError as reason:
         raise Refused(f"cannot read {folder} ({reason})") from reason
     return inner + outer, lost + lost_too
 
@@ -106,7 +105,7 @@ def once(found: Iterable[Record]) -> dict[Cell, Record]:
 
 def nothing(folder: str, damaged: Sequence[Damaged]) -> str:
     """What to say of a folder without records, or without readable ones."""
-    remedy = f"name another folder, or make some: rllc run table1 --out {folder}"
+    remedy = f"name another folder, or make some: rllc run table1 --out {shlex.quote(folder)}"
     if damaged:
         return f"none of the {len(damaged)} records in {folder} can be read: {damaged[0]}; {remedy}"
     if begun := len(checkpoints.names(Folder(folder) / "checkpoints")):

@@ -171,7 +171,7 @@ def finish(out: Folder, cell: Cell, report: Callable[[int], None], stop: Callabl
             raise
         return out_of_memory(cell)
     except OSError as reason:
-        why = reason.strerror or str(reason)
+        why = (reason.strerror or str(reason)) + (f": {reason.filename}" if reason.filename else "")
         raise Broken(f"cannot write to {out.url} ({why}); finished runs are kept") from None
     return Outcome(True, said)
 

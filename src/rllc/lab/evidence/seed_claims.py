@@ -244,8 +244,8 @@ def time(found: Rows, records: Sequence[Record]) -> Verdict:
         if ratios
         else "It takes Adam and a memory on one machine.",
         "A whole training step (batch, gradient, optimizer), the quickest of each optimizer's runs in full on"
-        " a CPU, over Adam's on the same task and machine. Holds: the median of all ratios is at most 1.1; does not: it is"
-        " above 1.5.",
+        " a CPU, over Adam's on the same task and machine. Holds: the median of all ratios is at most 1.1;"
+        " does not: it is above 1.5.",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -74,19 +75,25 @@ def read(folder: Folder) -> list[Cost]:
     """The measurements in a folder.
 
     Raises:
-        Refused: there are none.
+        Refused: there are none, or the folder cannot be read.
         Damaged: they cannot be read.
     """
     if folder.url.endswith(".parquet"):
         raise Refused(
             f"{folder.url} holds runs, and this is made from timings of a step: rllc figure 3 results/cost"
         )
-    if not folder.exists(FILE):
-        remedy = f"python benchmarks/cost.py --out {folder.url}"
-        raise Refused(f"there are no timings of optimizers in {folder.url}; make them with: {remedy}")
     try:
-        file = pa.BufferReader(folder.read(FILE))
-        return [_cost(row) for row in pq.read_table(file, schema=SCHEMA).to_pylist()]
+        content = folder.read(FILE)
+    except FileNotFoundError:
+        remedy = f"python benchmarks/cost.py --out {shlex.quote(folder.url)}"
+        raise Refused(
+            f"there are no timings of optimizers in {folder.url}; make them with: {remedy}"
+        ) from None
+    except OSError as reason:
+        raise Refused(f"cannot read {folder.url} ({first_line(reason)}); name another folder") from reason
+    try:
+        rows = pq.read_table(pa.BufferReader(content), schema=SCHEMA).to_pylist()
+        return [_cost(row) for row in rows]
     except (OSError, ValueError, TypeError, pa.ArrowException) as reason:
         raise Damaged(f"{folder.path(FILE)} is damaged ({first_line(reason)})") from reason
 
