@@ -285,6 +285,10 @@ def test_a_growth_that_no_law_survives_is_refused():
         LawStep(growth=1000)
 
 
+def test_a_number_of_numpy_is_a_number():
+    assert hash(LawStep(q=np.array(1.5))) == hash(LawStep(q=1.5))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("smoothing", [0.8, 0.9, 0.95, 0.98, 0.999])
 def test_growth_ends_with_the_window_in_any_precision(dtype, smoothing):

@@ -256,6 +256,9 @@ class LawStep:
         if not is_number(self.clip, lambda x: x > 0):
             raise ValueError(f"clip must be a number > 0, math.inf for none, got {self.clip!r}")
         check_share("smoothing", self.smoothing)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):  # 0-d, and without a hash
+                object.__setattr__(self, name, value.item())
 
     @property
     def window(self) -> float:
