@@ -78,6 +78,7 @@ def _make_room(axes: Axes, found: Measured, share: float) -> None:
     """For the words above the curves; distances that are all zero, which no logarithm shows, are told."""
     if not found.distances.any():
         axes.annotate("both distances are zero", (0.5, 0.5), xycoords="axes fraction", ha="center", color=INK)
+        axes.set(xticks=[], yticks=[])
         return
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** share)
