@@ -408,6 +408,18 @@ def test_a_gradient_that_makes_the_law_lost_is_skipped_whole(memory, options):
     assert opt.skipped == 1
 
 
+def test_a_law_of_another_shape_is_refused_before_anything_moves(way):
+    for shape in ((), (3,), (1, 2)):
+        net = network()
+        opt = RLLC(net.parameters(), "M(0.9) + M(0)", lr=0.1, law_lr=0.1, **way)
+        opt.param_groups[0]["law"] = torch.ones(shape, dtype=torch.float64)
+        fill(net, 1.0)
+        before = snapshot(net, opt)
+        with pytest.raises(RuntimeError, match=r"the law must stay of shape \(2,\), got \("):
+            opt.step()
+        same(snapshot(net, opt), before)
+
+
 def fill(net, value):
     for p in net.parameters():
         p.grad = torch.full_like(p, value)

@@ -630,6 +630,8 @@ def test_a_sparse_gradient_and_a_step_in_the_backward_pass_are_refused():
         ({"betas": (0.9, 0.99, 0.999)}, r"betas must be two numbers in \[0, 1\), got"),
         ({"eps": 0.0}, "eps must be a positive finite number, got 0.0: without it"),
         ({"eps": -1.0}, "eps must be a positive finite number"),
+        ({"eps": "1e-8"}, "eps must be a positive finite number, got '1e-8'"),
+        ({"betas": "0.9"}, r"betas must be two numbers in \[0, 1\), got 0.9"),
         ({"eps": 1e-44}, "eps = 1e-44 is too small for torch.float32: without it"),
         ({"weight_decay": math.inf}, "weight_decay must be a finite number >= 0"),
         ({"law": [1.0, 2.0]}, "law must have 1 entries"),
@@ -656,12 +658,20 @@ def test_eps_must_not_be_zero_in_half_precision():
         p.grad = torch.zeros_like(p)
         opt.step()
         assert p.isfinite().all()
+    q = nn.Parameter(torch.ones(4, 3, dtype=torch.float16))  # with gradients laid out otherwise, too
+    opt = RLLCAdamW([q])
+    for _ in range(2):
+        q.grad = torch.eye(3, 4, dtype=torch.float16).t()
+        opt.step()
+    assert q.isfinite().all() and (q[3] == 1).all()
 
 
 def test_numbers_in_tensors_are_taken_as_numbers(way):
     p = nn.Parameter(torch.ones(2))
     betas, eps = torch.tensor([0.5, 0.75]), torch.tensor(0.25)
-    for opt in (RLLCAdamW([p], 1e-3, betas, eps, **way), RLLCAdamW([p], 1e-3, tuple(betas), **way)):
+    arrays = [np.float32(0.5), np.array(0.75)], np.array(0.25)
+    given = (betas, eps), (tuple(betas), eps), arrays
+    for opt in (RLLCAdamW([p], 1e-3, *numbers, **way) for numbers in given):
         p.grad = torch.ones(2)
         opt.step()
         assert opt.param_groups[0]["betas"] == (0.5, 0.75)
@@ -669,13 +679,13 @@ def test_numbers_in_tensors_are_taken_as_numbers(way):
 
 
 def test_a_law_that_is_replaced_is_refused_before_anything_moves(way):
-    for wrong in (0.5, torch.tensor([1])):
+    for wrong in (0.5, torch.tensor([1]), torch.ones(1, dtype=torch.float16)):
         params = parameters(quadratic())
         opt = rllc(params, **way)
         opt.param_groups[0]["law"] = wrong
         take(params, np.ones(24))
         before = copy.deepcopy(opt.state_dict())
-        with pytest.raises(TypeError, match=r"\['law'\] must stay a tensor of floats, got"):
+        with pytest.raises(TypeError, match=r"\['law'\] must stay a tensor of float64, got"):
             opt.step()
         same(opt.state_dict(), before)
 

@@ -287,9 +287,10 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers for tensors, which torch's AdamW takes in one form and not in another."""
-    value = value.tolist() if isinstance(value, Tensor) else value
-    return tuple(map(_plain, value)) if isinstance(value, Iterable) else value
+    """Numbers for tensors and arrays, which torch's AdamW takes in one form and not in another."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist() if value.ndim else value.item()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def _check_eps(group: dict[str, Any]) -> None:

@@ -212,7 +212,10 @@ def _advance_by_torch(share: Share, law: float) -> None:
     if fused is None and foreach_ is None:
         fused = part.params[0].device.type in FUSED
     if fused and part.params[0].is_cpu and not _is_in_one_layout(part):
-        fused, foreach_ = False, True  # fused on a CPU it goes by addresses, whatever the strides are
+        # Fused on a CPU it goes by addresses, whatever the strides are; foreach adds eps in half precision.
+        part = part._replace(gradient=list(map(_laid_out_like, part.gradient, part.params)))
+        fused = _is_in_one_layout(part)
+        foreach_ = not fused
     adamw(
         part.params,
         part.gradient,
@@ -251,6 +254,10 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     numbers = *_numbers(share.group), weight or 0.0, float(keeper["law_lr"]), ridge(rule.eps, [share.group])
     found = _of_kernels().step(share.batches[0], share.counters, law, keeper["progress"], numbers, rule.step)
     return None if found is None else Learned(*found)
+
+
+def _laid_out_like(g: Tensor, p: Tensor) -> Tensor:
+    return g if one_layout((p, g)) else torch.empty_like(p).copy_(g)
 
 
 def _is_in_one_layout(part: Part) -> bool:

@@ -206,7 +206,7 @@ class Averaging(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: it is not the one that this optimizer was made with.
-            TypeError: its law was replaced by what is no tensor of floats.
+            TypeError: its law was replaced by what is no tensor of float32 or float64.
         """
         keeper = self.param_groups[0]
         if "law" not in keeper:
@@ -214,9 +214,9 @@ class Averaging(torch.optim.Optimizer):
                 "the first parameter group, which keeps the law, has been removed or replaced; make a new"
                 " optimizer, or keep the group and change its params"
             )
-        if not isinstance(law := keeper["law"], Tensor) or not law.is_floating_point():
+        if not isinstance(law := keeper["law"], Tensor) or law.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"param_groups[0]['law'] must stay a tensor of floats, got {law!r}; fill_ sets its entries"
+                f"param_groups[0]['law'] must stay a tensor of float64, got {law!r}; fill_ sets its entries"
             )
         return keeper
 

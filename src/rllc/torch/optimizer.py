@@ -313,14 +313,12 @@ class RLLC(Averaging):
 
     def _check_scopes(self) -> None:
         """Refuse laws of other groups or parameters than there are: they go by place."""
-        *laws, k = self._keeper()["law"].shape or (0,)
-        if k != self.memory.k:
+        shape, ours = tuple(self._keeper()["law"].shape), (*self._scopes(), self.memory.k)
+        if len(shape) != len(ours) or shape[-1] != ours[-1]:
+            raise RuntimeError(f"the law must stay of shape {ours}, got {shape}; copy_ sets its entries")
+        if shape != ours:
             raise RuntimeError(
-                f"the law has {k} entries, and memory {self.memory.k} units; copy_ sets a law's entries"
-            )
-        if tuple(laws) != self._scopes():
-            raise RuntimeError(
-                f"there are laws for {laws[0]} {self.scope}s, and now {self._scopes()[0]} {self.scope}s; laws"
+                f"there are laws for {shape[0]} {self.scope}s, and now {ours[0]} {self.scope}s; laws"
                 " go by place: keep what was there, without gradients, or make a new optimizer"
             )
 
