@@ -10,7 +10,6 @@ of RLLC-AdamW is not chosen. Further rates, for everyone, show what a wrong one 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from rllc.lab.errors import Refused
 from rllc.lab.optimizers import AROUND_ADAM, AROUND_FREE, AROUND_ONE, AROUND_RLLC, Rates, trials
 from rllc.lab.records import Record
 from rllc.lab.search import RecordsOf
-from rllc.lab.selection import full_length, on_same_data
+from rllc.lab.selection import full_length, on_same_data, usual_device
 from rllc.lab.settings import RLLC_ADAMW, RllcAdamW, Setting
 from rllc.lab.tasks import TASKS, Task, TextTask
 
@@ -182,17 +181,19 @@ def plans_in(records: Sequence[Record]) -> list[Adaptive]:
     """
     default = RllcAdamW()
     ours = on_same_data([record for record in records if record.cell.setting == default])
-    tried = Counter(_place(record.cell) for record in records if isinstance(record.cell.setting, RllcAdamW))
+    tried = [record.cell for record in records if isinstance(record.cell.setting, RllcAdamW)]
     found = []
     for name in TASKS:
         named = [record.cell for record in ours if record.cell.task.name == name]
         here = [cell for cell in named if _most_points(cell.task, cell.steps, stops_of(cell.steps))]
         if here:
             steps = full_length((cell.steps for cell in here), STOPS[-1])
-            full = sorted((cell for cell in here if cell.steps == steps), key=lambda cell: cell.device)
-            device = max(full, key=lambda cell: tried[_place(cell)]).device
+            full = [cell for cell in here if cell.steps == steps]
+            task, devices = here[0].task, {cell.device for cell in full}
+            alike = (cell.device for cell in tried if (cell.task, cell.steps) == (task, steps))
+            device = usual_device(device for device in alike if device in devices)
             seeds = 1 + max(cell.seed for cell in full if cell.device == device)
-            found.append(Adaptive(here[0].task, CONTENDERS, steps, seeds, device))
+            found.append(Adaptive(task, CONTENDERS, steps, seeds, device))
     return found
 
 
@@ -204,10 +205,6 @@ def at(record: Record, stop: int) -> Point | None:
 def stops_of(steps: int) -> tuple[int, ...]:
     """The stopping times of runs of that length: those of STOPS before its end, and its end."""
     return (*(stop for stop in STOPS if stop < steps), steps)
-
-
-def _place(cell: Cell) -> tuple[Task | TextTask, int, str]:
-    return cell.task, cell.steps, cell.device
 
 
 def _most_points(task: Task | TextTask, steps: int, stops: Sequence[int]) -> int:

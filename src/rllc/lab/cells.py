@@ -10,12 +10,11 @@ Everything that changes the numbers of a run is in its cell and nothing else is:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 from rllc.lab.data import Source, Text
 from rllc.lab.peers import AdamHD, AdEMAMix, DAdaptation, Mechanic, Muon, Prodigy
@@ -48,7 +47,6 @@ __all__ = [
     "digest",
     "digest_of",
     "evaluation_steps",
-    "is_typed",
     "points_for",
 ]
 
@@ -156,27 +154,6 @@ def cell_of(text: str) -> Cell:
     if not same:
         raise ValueError("a configuration of another version")
     return cell
-
-
-def is_typed(value: Any) -> bool:
-    """Whether each field of a dataclass, and of those within it, has the type it is declared with."""
-    hints = _hints(value.__class__)
-    return all(_fits(getattr(value, f.name), hints[f.name]) for f in dataclasses.fields(value))
-
-
-_hints = functools.cache(get_type_hints)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    parts = get_args(hint)
-    if get_origin(hint) is tuple:
-        kinds = parts[:1] * len(value) if parts[-1] is ... and isinstance(value, tuple) else parts
-        return isinstance(value, tuple) and len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if parts:  # a union
-        return any(_fits(value, part) for part in parts)
-    if dataclasses.is_dataclass(hint):
-        return type(value) is hint and is_typed(value)
-    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 # By name, for reading configurations: nothing else is ever made from a text.

@@ -26,6 +26,7 @@ __all__ = [
     "on_same_data",
     "promising",
     "reading",
+    "usual_device",
 ]
 
 READINGS = ("last", "validation", "best")
@@ -114,6 +115,12 @@ def full_length(steps: Iterable[int], usual: int) -> int:
     """
     counts = Counter(steps)
     return usual if usual in counts else max(counts, key=lambda n: (counts[n], n), default=0)
+
+
+def usual_device(devices: Iterable[str]) -> str:
+    """That of most runs, of equally many the first by name: runs elsewhere neither hide nor double them."""
+    counts = Counter(devices)
+    return max(sorted(counts), key=counts.__getitem__)
 
 
 def finished(records: Sequence[Record]) -> tuple[Record, ...]:

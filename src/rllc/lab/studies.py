@@ -6,14 +6,13 @@ rows(study, records)           a Row for each task and optimizer of which there 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rllc.lab.cells import points_for
 from rllc.lab.optimizers import CONTROLS, PAPER, Rates, paper_trials, trials
 from rllc.lab.records import Record
-from rllc.lab.selection import Row, choose, full_length, on_same_data
+from rllc.lab.selection import Row, choose, full_length, on_same_data, usual_device
 from rllc.lab.settings import Setting
 from rllc.lab.tasks import TASKS
 
@@ -123,8 +122,7 @@ def _is_in_full(record: Record) -> bool:
 def _all_seeds(best: Record, ended: Sequence[Record]) -> tuple[Record, ...]:
     """The best run with each of its seeds, on the device that has most of them: none counts twice."""
     same = [r for r in ended if replace(r.cell, seed=best.cell.seed, device=best.cell.device) == best.cell]
-    counts = Counter(record.cell.device for record in same)
-    device = max(sorted(counts), key=counts.__getitem__)
+    device = usual_device(record.cell.device for record in same)
     return tuple(record for record in same if record.cell.device == device)
 
 

@@ -307,4 +307,5 @@ def scale(factor: Any, tree: Params) -> Params:
 
 
 def real_dtype(tree: Params) -> Any:
+    """That in which the sizes of all leaves are computed."""
     return jnp.result_type(*(jnp.finfo(x.dtype).dtype for x in jax.tree.leaves(tree)))

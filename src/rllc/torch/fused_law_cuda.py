@@ -38,8 +38,8 @@ def learn(
     Args:
         groups: of each share; the first holds the books.
         found: (shares, r+1, r+1) float64.
-        rounding: relative error of the sums; most: what no entry of memory may reach;
-            moving: whether shares that stay, lr = 0, are not heard beside others.
+        rounding: relative error of the sums; most: what no entry of memory may reach; moving: whether
+            shares that stay, lr = 0, are not heard beside others.
     """
     keeper, device, (k, r) = groups[0], found.device, there.frame.basis.shape
     a = [fed(solver, group) for group in groups]

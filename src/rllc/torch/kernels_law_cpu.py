@@ -258,8 +258,7 @@ def step(
 ) -> int:
     """All of a step of one share: `rllc.torch.kernels_cpu.gram`, then `learn`, then `advance` if it is TAKEN.
 
-    In one call, because after a backward pass whatever Python does waits for its own instructions, some ten
-    times as long as it takes by itself.
+    In one call for the reason that `rllc.torch.kernels_adamw.step` gives.
 
     summed: the witnesses of `gram`, witnesses those of `advance`; how: what `learn` wants from the law on.
     """
