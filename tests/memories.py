@@ -44,6 +44,20 @@ def normal_unions(draw):
     return functools.reduce(operator.or_, built)
 
 
+@st.composite
+def crowded_unions(draw):
+    """Unions of up to four blocks, of orders to 4, with eigenvalues close to the real axis and to others."""
+    near = st.sampled_from([1e-9, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3])
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        x, y, again = draw(st.floats(-0.7, 0.7)), draw(st.just(0.0) | near), draw(st.none() | near)
+        if again and found:
+            x, y = found[-1].B[0, 0] - again * np.sign(found[-1].B[0, 0]), abs(found[-1].eigenvalues[0].imag)
+        order = draw(st.integers(1, 4))
+        found.append(CM(complex(x, y), order) if y else M(x, order))
+    return functools.reduce(operator.or_, found)
+
+
 def change(k, seed, spread=2.0):
     """An invertible Q (k, k) whose singular values lie in [1/spread, spread]."""
     rng = np.random.default_rng(seed)

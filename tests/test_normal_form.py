@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from memories import change, normal_unions, seeds, unions
+from memories import change, crowded_unions, normal_unions, seeds, unions
 from problems import EIGHT, quadratic, random_propagator, relative_error, tanh_net
 from rllc import (
     CM,
@@ -21,7 +21,7 @@ from rllc import (
     parse,
     reference,
 )
-from rllc.normal_form import _match, _unit_cond, normal_form
+from rllc.normal_form import _distance, _sine, _unit_cond, normal_form
 
 JORDAN = 0.7 * np.eye(3) + np.eye(3, k=1)
 NINE = parse(" + ".join(f"M(0.{i})" for i in range(82, 91)))
@@ -122,6 +122,14 @@ def test_a_written_form_keeps_every_digit(beta):
     assert normal_form(CM(complex(beta, -0.4))).propagator == CM(complex(beta, 0.4))
 
 
+@pytest.mark.parametrize("text", ["CM_4(0.001i)", "CM_3(0.5+0.001i)", "M_4(0.5) + M_4(0.501)"])
+def test_a_block_that_holds_the_units_but_nearly_dependent_ones_is_no_normal_form(text):
+    """M_8(0) has every unit of CM_4(0.001i) to 1e-11, but these do not give M_8(0) back: 4e-6 are missing."""
+    p = parse(text)
+    with pytest.raises(NormalFormError, match=r"unit_cond over 1e5"):
+        normal_form(p)
+
+
 @pytest.mark.parametrize("p", [NINE, NINE.change_basis(change(9, 0)), parse("M_64(0.9)")])
 def test_refuses_units_too_nearly_dependent(p):
     with pytest.raises(NormalFormError, match=r"unit_cond over 1e5.*run it in the units it is given in"):
@@ -152,6 +160,18 @@ def test_theorem_5_3(p, seed):
     )
     assert rule_error(hidden, form) < 1e-8
     assert equivalent(hidden, form.propagator) and equivalent(p, form.propagator)
+
+
+@given(crowded_unions(), seeds, st.booleans())
+def test_a_normal_form_is_equivalent_to_what_it_is_of(p, seed, hidden):
+    p = p.change_basis(change(p.k, seed)) if hidden else p
+    assert equivalent(p, p)
+    try:
+        form = normal_form(p)
+    except NormalFormError:
+        return
+    assert equivalent(p, form.propagator) and equivalent(form.propagator, p)
+    assert rule_error(p, form) < 1e-8
 
 
 @given(unions)
@@ -358,9 +378,53 @@ def test_what_is_not_equivalent(p, q):
         change_of_units(p, q)
 
 
+@given(normal_unions(), normal_unions())
+def test_the_distance_is_the_sine_of_the_largest_angle_between_rules(p, q):
+    A, B = (np.linalg.qr(each.abstract_rule(p.lags + q.lags))[0] for each in (p, q))
+    if p.k == q.k:
+        assert _sine(p.eigenvalues, q.eigenvalues) == pytest.approx(
+            np.linalg.norm(A - B @ (B.T @ A), 2), abs=1e-11
+        )
+    assert _sine(p.eigenvalues, p.eigenvalues) == 0
+
+
+@pytest.mark.parametrize(("p", "q"), [("CM_4(0.001i)", "M_8(0)"), ("M_4(0.5) + M_4(0.501)", "M_8(0.5005)")])
+def test_nearly_dependent_units_are_told_apart_in_any_units(p, q):
+    """Units of condition 1e17, that no least squares can tell from others."""
+    p, q = parse(p), parse(q)
+    hidden = p.change_basis(change(p.k, 0))
+    assert equivalent(p, hidden) and equivalent(hidden, p)
+    for other in (q, q.change_basis(change(q.k, 1)), parse("M_8(0.9)")):
+        assert not equivalent(p, other) and not equivalent(hidden, other)
+
+
+def test_the_distance_of_a_delay_line_from_a_complex_block_near_it():
+    """w⁷ / (1 + e² w²)⁴ is 4e² off the polynomials that M_8(0) spans."""
+    assert _distance(parse("CM_4(0.001i)"), M(0.0, 8)) == pytest.approx(4e-6, rel=1e-4)
+
+
+def test_a_memory_that_hardly_forgets_is_its_own_equivalent():
+    p = Propagator(np.diag([1 - 1e-10, 0.5]), [2, 1])
+    assert equivalent(p, p) and not equivalent(p, Propagator(np.diag([1 - 1.01e-10, 0.5]), [2, 1]))
+    last = Propagator(np.diag([1 - 2**-53, 0.5]), [2, 1])
+    assert equivalent(last, last)
+    slow = parse("M_2(0.999999999) + CM(0.999999+0.00001i)")
+    assert equivalent(slow, slow) and not equivalent(slow, parse("M_2(0.99999999) + CM(0.999999+0.00001i)"))
+
+
+def test_a_map_between_nearly_dependent_units_is_refused_where_float64_has_none():
+    p = parse("CM_4(0.1+0.0001i) + CM_4(-0.04-0.1i) + CM_4(-0.041-0.1i)")
+    q = p.change_basis(change(p.k, 0))
+    assert equivalent(p, q)
+    with pytest.raises(
+        ValueError, match=r"are equivalent, but of units so nearly dependent.*move eigenvalues apart"
+    ):
+        change_of_units(p, q)
+
+
 def test_two_near_eigenvalues_approach_a_block_quadratically():
     """A.3: the spaces of rules of M(.75 ± e) and M_2(.75) differ by O(e²)."""
-    errors = [_match(M(0.75 + e) | M(0.75 - e), M(0.75, 2))[1] for e in (0.1, 0.01, 0.001)]
+    errors = [_distance(M(0.75 + e) | M(0.75 - e), M(0.75, 2)) for e in (0.1, 0.01, 0.001)]
     assert errors[0] / errors[1] == pytest.approx(100, rel=0.2)
     assert errors[1] / errors[2] == pytest.approx(100, rel=0.02)
 

@@ -10,8 +10,9 @@ statement: mathematics.md, section 3). So
     equivalent(p, q)       whether two propagators give the same optimizer in different units
     change_of_units(p, q)  the map of states (M, L) -> (M Q, Q⁻¹ L) between them
 
-Eigenvalues of a defective B split by eps^(1/m), so they are not compared; instead nearby ones are merged and
-the result is judged by what matters, the abstract rules aᵀ Bⁱ, matched by least squares.
+Eigenvalues of a defective B split by eps^(1/m), so they are not compared one by one. What they span together
+is known to rounding, and is compared: the distance of two memories is the sine of the largest angle between
+their spaces of abstract rules aᵀ Bⁱ, the same in any units.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ GAPS = (0.0, *(10 ** (half / 2) for half in range(-24, -1)))
 RULE_TOL = 1e-9
 MAX_UNIT_COND = 1e5
 REAL_AXIS = 1e-13
-# Times the condition of the units: how far rounding puts their rules off (measured, up to 12 dense units).
-ROUNDING = 2e-12
+# Of a map of states, the error in any unit.
+MAP_TOL = 1e-6
+# How much farther off a memory may be than one whose entries' last bits are changed once (measured: 2).
+ROUNDING = 30.0
 # Trailing digits are dropped where the rules do not get worse by it.
 DECIMALS = 12
 
@@ -125,8 +128,8 @@ def normal_form(p: Propagator) -> NormalForm:
     """The union of Jordan block propagators that p is equivalent to (Theorem 5.3; mathematics.md, section 3).
 
     Unreachable units are dropped (r of k remain), eigenvalues nearer than a growing gap are merged into one
-    block, and the first union is taken whose rules span those of p to a relative error of 1e-9 and whose
-    units are well enough conditioned (unit_cond <= 1e5). Merging at a gap d changes rules by only O(d²).
+    block, and the first union is taken that is `equivalent` to p and whose units are well enough conditioned
+    (unit_cond <= 1e5). Merging at a gap d moves the space of rules by only O(d²).
 
     Raises:
         NormalFormError: no such union exists in float64, as for many eigenvalues close together; the
@@ -144,9 +147,10 @@ def normal_form(p: Propagator) -> NormalForm:
             why_not.append(f"the units of {_name(target)} are nearly dependent (unit_cond over 1e5)")
             continue
         form = _fit(target, P, rules, unit_cond)
-        if form.residual <= RULE_TOL:
-            return form if blocks in written else _shortest(form, blocks, rules)
-        why_not.append(f"{_name(target)} has other rules (relative error {form.residual:.1e})")
+        error = max(form.residual, _distance(reached, target))
+        if error <= RULE_TOL:
+            return form if blocks in written else _shortest(form, blocks, reached, rules)
+        why_not.append(f"{_name(target)} has other rules (relative error {error:.1e})")
     raise NormalFormError(
         f"{_name(p)} has no normal form that float64 can compute with: {'; '.join(why_not[:2])};"
         " run it in the units it is given in, or move its eigenvalues apart"
@@ -156,14 +160,15 @@ def normal_form(p: Propagator) -> NormalForm:
 def equivalent(p: str | Propagator, q: str | Propagator, tol: float = RULE_TOL) -> bool:
     """Whether p and q give the same optimizer in different units (mathematics.md, section 3).
 
-    True if the reachable parts have the same size and each one's abstract rules are linear combinations of
+    True if the reachable parts have the same size and every combination of the one's abstract rules is one of
     the other's, to the relative error tol. One that is not written as Jordan blocks is allowed what rounding
-    makes of it where its units are nearly dependent: then very near memories cannot be told apart.
+    of its entries makes of it.
 
     Raises:
         ValueError: no gradient ever enters p or q.
     """
-    return _match(p, q)[1] <= tol
+    (_, p_reached), (_, q_reached) = (as_propagator(memory).reachable() for memory in (p, q))
+    return _distance(p_reached, q_reached) <= tol
 
 
 def change_of_units(p: str | Propagator, q: str | Propagator, tol: float = RULE_TOL) -> ChangeOfUnits:
@@ -172,34 +177,70 @@ def change_of_units(p: str | Propagator, q: str | Propagator, tol: float = RULE_
     For reachable p and q it is the only Q with q = (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
 
     Raises:
-        ValueError: p and q are not equivalent.
+        ValueError: p and q are not equivalent, or have units so nearly dependent that float64 has no map.
     """
     p, q = as_propagator(p), as_propagator(q)
-    change, error = _match(p, q)
-    if change is None or not error <= tol:
+    (P, p_reached), (P_, q_reached) = p.reachable(), q.reachable()
+    distance = _distance(p_reached, q_reached)
+    if not distance <= tol:
         raise ValueError(
             f"no change of units leads from {_name(p)} to {_name(q)}: they are not equivalent (relative error"
-            f" of the rules {error:.1e}, allowed {tol:.1e})"
+            f" of the rules {distance:.1e}, allowed {tol:.1e})"
         )
-    return change
-
-
-def _match(p: str | Propagator, q: str | Propagator) -> tuple[ChangeOfUnits | None, float]:
-    """The best map of states from p to q, and the larger relative error of the rules of the two ways."""
-    (P, p_reached), (P_, q_reached) = (as_propagator(memory).reachable() for memory in (p, q))
-    if p_reached.k != q_reached.k:
-        return None, math.inf
     lags = max(p_reached.lags, q_reached.lags)
     (R, size), (R_, its) = (_unit_sized(part.abstract_rule(lags)) for part in (p_reached, q_reached))
-    (Q, there), (Z, back) = _combine(R, R_), _combine(R_, R)
-    cond, cond_ = _condition(R), _condition(R_)
-    if cond_ < cond:  # the better conditioned units give the map to more digits
-        Q = np.linalg.inv(Z).astype(np.float64)
+    if _condition(R) <= _condition(R_):  # the better conditioned units give the map to more digits
+        Q, _ = _combine(R, R_)
+    else:
+        Q = np.linalg.inv(_combine(R_, R)[0]).astype(np.float64)
+    Q_inv = np.linalg.inv(Q)
+    off = max(_error(R @ Q, R_), _error(R_ @ Q_inv, R))
+    if not off <= MAP_TOL:
+        raise ValueError(
+            f"{_name(p)} and {_name(q)} are equivalent, but of units so nearly dependent that the change from"
+            f" one to the other is off by {off:.1e} in float64; move eigenvalues apart"
+        )
     ratio = its / size[:, None]
-    change = ChangeOfUnits(P @ (Q * ratio) @ P_.T, P_ @ (np.linalg.inv(Q) / ratio.T) @ P.T)
-    # Units written as blocks have their rules exactly; those of any other pair are off by its rounding.
-    conds = [c for part, c in ((p_reached, cond), (q_reached, cond_)) if jordan_blocks(part) is None]
-    return change, max(max(there, back) - ROUNDING * max(conds, default=0.0), 0.0)
+    return ChangeOfUnits(P @ (Q * ratio) @ P_.T, P_ @ (Q_inv / ratio.T) @ P.T)
+
+
+def _distance(p: Propagator, q: Propagator) -> float:
+    """How far apart the spaces of rules of reachable p and q are, beyond what rounding may have done."""
+    if p.k != q.k:
+        return math.inf
+    return max(_sine(p.eigenvalues, q.eigenvalues) - _rounding(p) - _rounding(q), 0.0)
+
+
+def _sine(z: NDArray[np.complex128], z_: NDArray[np.complex128]) -> float:
+    """The sine of the largest angle between the rules of k eigenvalues and of k others; 0 if they are equal.
+
+    It is |b(S)|₂ with b(s) = Π (s - z'_j) / (1 - z̄'_j s) and S the shift of rules, B in orthonormal filters.
+    """
+    S, one = _shift(z), np.eye(z.size)
+    product = one
+    for value in reversed(z_):  # S - z_1 to the left, so that equal eigenvalues leave nothing at all
+        product = np.linalg.solve(one - value.conj() * S, (S - value * one) @ product)
+    return float(np.linalg.norm(product, 2))
+
+
+def _shift(z: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """B (k, k) in the orthonormal filters of Takenaka and Malmquist for the eigenvalues z; triangular."""
+    rest = np.sqrt((1 - abs(z)) * (1 + abs(z)))  # what one gradient leaves in each
+    S = np.diag(z)
+    for i in range(z.size - 1):
+        between = np.cumprod(np.append(1, -z[i + 1 : -1].conj()))
+        S[i, i + 1 :] = rest[i] * between * rest[i + 1 :]
+    return S
+
+
+def _rounding(p: Propagator) -> float:
+    """How far rounding of its entries may have put the rules of p off; those of blocks are exact."""
+    if jordan_blocks(p) is not None:
+        return 0.0
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], p.B.shape)
+    eps = np.finfo(float).eps
+    z = np.linalg.eigvals(p.B * (1 + eps * signs)).astype(np.complex128)
+    return ROUNDING * _sine(p.eigenvalues, z / np.maximum(1, abs(z) / (1 - eps)))
 
 
 def _condition(R: Array) -> float:
@@ -218,8 +259,12 @@ def _combine(R: Array, wanted: Array) -> tuple[Array, float]:
     (R, size), (wanted, its) = _unit_sized(R), _unit_sized(wanted)
     orthonormal, triangle = np.linalg.qr(R)
     Z = scipy.linalg.solve_triangular(triangle, orthonormal.T @ wanted)
-    error = np.linalg.norm(R @ Z - wanted, axis=0) / np.linalg.norm(wanted, axis=0)
-    return Z * (its / size[:, None]), float(error.max())
+    return Z * (its / size[:, None]), _error(R @ Z, wanted)
+
+
+def _error(got: Array, wanted: Array) -> float:
+    """The largest relative error of a column."""
+    return float((np.linalg.norm(got - wanted, axis=0) / np.linalg.norm(wanted, axis=0)).max())
 
 
 def _written(p: Propagator) -> tuple[Blocks, ...]:
@@ -289,7 +334,7 @@ def _fit(target: Propagator, P: Array, rules: Array, unit_cond: float) -> Normal
     return NormalForm(target, P, Z, residual, unit_cond)
 
 
-def _shortest(form: NormalForm, blocks: Blocks, rules: Array) -> NormalForm:
+def _shortest(form: NormalForm, blocks: Blocks, p: Propagator, rules: Array) -> NormalForm:
     """The form with its eigenvalues rounded, 0.6 for 0.6000000000000001, where that fits as well.
 
     An eigenvalue's last bit changes a rule by about eps / (1 - ρ): so much is no difference.
@@ -300,7 +345,8 @@ def _shortest(form: NormalForm, blocks: Blocks, rules: Array) -> NormalForm:
     target = union_of_blocks(rounded)
     short = _fit(target, form.P, rules, _unit_cond(target))
     rounding = 16 * np.finfo(float).eps / (1 - target.spectral_radius)
-    return short if short.residual <= max(2 * form.residual, rounding) else form
+    fits = short.residual <= max(2 * form.residual, rounding) and _distance(p, target) <= RULE_TOL
+    return short if fits else form
 
 
 def _round(z: complex) -> complex:
