@@ -106,6 +106,21 @@ def test_its_hidden_unit_is_the_derivative_by_the_eigenvalue_and_the_second_of_i
     np.testing.assert_allclose(scale * units[1], n, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-20, 1e20, 1e33])
+def test_adaptive_momentum_does_not_see_the_size_of_gradients(size):
+    """Whose squares float32 does not hold: they must not make β NaN, nor keep it where it is."""
+
+    def eigenvalue(scale):
+        rule, m = AdaptiveMomentum(rate=0.3), np.zeros(N, np.float32)
+        n, b = (np.asarray(h, np.float32) for h in rule.init(np, m))
+        for g in NOISE[:20]:
+            (m,), (n, b) = rule.update(np, np.float32(scale) * g.astype(np.float32), (m,), (n, b), START)
+        return b
+
+    assert eigenvalue(size) == pytest.approx(eigenvalue(1.0), rel=1e-4)
+    assert abs(eigenvalue(1.0) - math.log(0.9 / 0.1)) > 0.1
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_adaptive_momentum_stays_inside_the_unit_interval(sign):
     """Every gradient says the same: up to the last bit of the bounds, and no farther."""

@@ -211,8 +211,7 @@ class AdaptiveMomentum(MemoryRule):
         self, xp: ModuleType, g: Array, units: Arrays, hidden: Arrays, param: Array
     ) -> tuple[Arrays, Arrays]:
         (m,), (n, b) = units, hidden
-        size = root(xp, xp.sum(g * g)) * root(xp, xp.sum(n * n))
-        cosine = xp.sum(g * n) / xp.where(size > 0, size, xp.ones_like(size))
+        cosine = xp.sum(_direction(xp, g) * _direction(xp, n))
         b = xp.clip(b + self.rate * cosine, -LARGEST_LOGIT, LARGEST_LOGIT)
         beta = 1 / (1 + xp.exp(-b))
         return (beta * m + g,), (beta * n + m, b)
@@ -350,6 +349,16 @@ def hidden_of_probe(rule: MemoryRule) -> Arrays:
 def _slices(sizes: Sequence[int]) -> list[slice]:
     ends = np.cumsum(sizes).tolist()
     return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _direction(xp: ModuleType, x: Array) -> Array:
+    """x / |x|, zero for zero. First divided by Σ|x|, as the squares of its numbers may be none of float32."""
+    x = x / _or_one(xp, xp.sum(xp.abs(x)))
+    return x / _or_one(xp, root(xp, xp.sum(x * x)))
+
+
+def _or_one(xp: ModuleType, length: Array) -> Array:
+    return xp.where(length > 0, length, xp.ones_like(length))
 
 
 def _weighted_sum(weights: Sequence[float], arrays: Arrays) -> Array:
