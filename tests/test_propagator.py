@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from fractions import Fraction
 from math import comb
 
 import numpy as np
@@ -163,6 +164,11 @@ def test_refuses(B, a, reason):
         (lambda: M(1.0), "1.0 is not inside the unit circle"),
         (lambda: M(-1.5), "-1.5 is not inside the unit circle"),
         (lambda: M(float("nan")), "nan is not inside the unit circle"),
+        (lambda: M(10**400), "0000 is not inside the unit circle"),
+        (lambda: CM(-(10**400)), "0000 is not inside the unit circle"),
+        (lambda: M(Fraction(10**400, 3)), "0000/3 is not inside the unit circle"),
+        (lambda: M(1 - Fraction(1, 10**30)), "is not inside the unit circle"),  # 1 in float64
+        (lambda: M(False), r"M needs a real number, got False; use M\(0.0\)"),
         (lambda: M(0.3 + 0.2j), r"M needs a real number, got \(0.3\+0.2j\); use CM\(0.3\+0.2i\)"),
         (lambda: M(0.3 + 0j, order=2), r"M needs a real number, got \(0.3\+0j\); use M_2\(0.3\)"),
         (lambda: M(0.3 + 0.2j, order=-1), "order of a block must be a whole number, 1 or more, got -1"),

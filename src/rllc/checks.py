@@ -47,9 +47,20 @@ def check_share(name: str, value: Any) -> None:
 
 
 def is_number(value: Any, holds: Callable[[Any], bool]) -> bool:
-    """Whether it is a real number, and no bool, for which this holds, or an array that is not NumPy's."""
+    """Whether it is a real number, and no bool, for which this holds, or an array that is not NumPy's.
+
+    A number beyond those of float64, such as 10**400, is none.
+    """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     is_foreign = hasattr(value, "dtype") and not isinstance(value, np.ndarray | np.generic)
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_foreign or (is_real and holds(value))
+    return is_foreign or (is_real and _fits_float(value) and holds(value))
+
+
+def _fits_float(value: Any) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,12 +89,12 @@ class FixedLaw:
         """The transfer function G(w) = Σ_i μ_i wⁱ = aᵀ (I - wB)⁻¹ L, for |w| <= 1.
 
         Raises:
-            ValueError: |w| > 1, where the sum need not converge.
+            ValueError: w is no number, or |w| > 1, where the sum need not converge.
         """
-        if not abs(w) <= 1:
+        if not isinstance(w, numbers.Complex | np.ndarray) or not abs(w) <= 1:
             raise ValueError(f"a transfer function is for |w| <= 1, got w = {w!r}")
         B, a, L = self.propagator.B, self.propagator.a, self.law
-        return complex(a @ np.linalg.solve(np.eye(a.size) - w * B, L))
+        return complex(a @ np.linalg.solve(np.eye(a.size) - complex(w) * B, L))
 
     @property
     def gain(self) -> float:
@@ -231,7 +232,7 @@ def qhm(lr: float, beta: float, nu: float) -> FixedLaw:
 
 def aggmo(lr: float, betas: Sequence[float]) -> FixedLaw:
     """m_j <- β_j m_j + g, θ <- θ - lr mean_j m_j: aggregated momentum (arXiv 1804.00325)."""
-    if not isinstance(betas, Sequence | np.ndarray) or len(betas) == 0:
+    if np.ndim(betas) != 1 or len(betas) == 0:
         raise ValueError(f"betas must be at least one decay, for example (0.0, 0.9, 0.99); got {betas!r}")
     memory = functools.reduce(operator.or_, (M(_decay(beta)) for beta in betas))
     return FixedLaw(memory, np.full(len(betas), _rate(lr) / len(betas)))
@@ -292,7 +293,8 @@ def pid(lr: float, beta: float, kd: float) -> FixedLaw:
 
 def complex_momentum(lr: complex, gamma: complex) -> FixedLaw:
     """z <- γ z + g, θ <- θ - Re(lr z) (arXiv 2102.08431). Memory CM(γ), L = (Re lr, -Im lr)."""
-    lr = complex(lr)
+    if not isinstance(lr, numbers.Complex | np.ndarray):
+        raise ValueError(f"lr must be a finite complex number; got {lr!r}")
     return FixedLaw(CM(gamma), [_finite("lr", lr.real), -_finite("lr", lr.imag)])
 
 

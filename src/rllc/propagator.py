@@ -282,13 +282,13 @@ def M(beta: float, order: int = 1) -> Propagator:
         ValueError: β is not a real number in (-1, 1), or the order is not a positive integer.
     """
     order = whole_number("the order of a block", order, least=1)
-    if not isinstance(beta, numbers.Real):
+    if not isinstance(beta, numbers.Real) or isinstance(beta, bool):
         use = ""
         if isinstance(beta, numbers.Complex):
             z = complex(beta)
             use = f"; use {_block_text(z if z.imag else z.real, order)}"
         raise ValueError(f"M needs a real number, got {beta!r}{use}")
-    beta = _inside_unit_circle(float(beta))
+    beta = float(_inside_unit_circle(beta))
     return Propagator(beta * np.eye(order) + np.eye(order, k=1), np.eye(order)[0])
 
 
@@ -304,7 +304,7 @@ def CM(gamma: complex, order: int = 1) -> Propagator:
     order = whole_number("the order of a block", order, least=1)
     if not isinstance(gamma, numbers.Complex):
         raise ValueError(f"CM needs a complex number, got {gamma!r}")
-    gamma = _inside_unit_circle(complex(gamma))
+    gamma = complex(_inside_unit_circle(gamma))
     if gamma.imag == 0:
         text = _block_text(gamma.real, order)
         raise ValueError(f"CM({gamma.real}) would leave its second unit empty; use {text} for a real number")
@@ -406,7 +406,11 @@ def _real(name: str, value: ArrayLike, ndim: int) -> Array:
 
 
 def _inside_unit_circle(value: Number) -> Number:
-    if not math.hypot(value.real, value.imag) < 1:  # abs of a huge complex number raises OverflowError
+    try:
+        inside = math.hypot(value.real, value.imag) < 1  # of a complex number abs may raise OverflowError
+    except OverflowError:  # an integer or a fraction beyond float64
+        inside = False
+    if not inside:
         raise ValueError(
             f"{value} is not inside the unit circle: old gradients would never fade; use a modulus below 1"
         )
