@@ -103,6 +103,16 @@ def test_units_may_be_measured_in_anything():
     assert p == Propagator([[0.5, 1e-200], [0.0, 0.5]], [1.0, 0.0])
 
 
+@given(seeds)
+def test_units_of_any_size_may_be_mixed(seed):
+    """From units of sizes over thirty orders of magnitude to others of one size."""
+    p, mix = M(0.6, 2) | CM(0.3 + 0.2j), change(4, seed)
+    scales = 10.0 ** np.random.default_rng(seed).uniform(-15, 15, 4)
+    want, got = p.change_basis(mix), p.change_basis(np.diag(scales)).change_basis(mix / scales[:, None])
+    np.testing.assert_allclose(got.B, want.B, atol=1e-12)
+    np.testing.assert_allclose(got.a, want.a, atol=1e-12)
+
+
 def test_equal_up_to_the_sign_of_zero():
     p, q = Propagator([[0.0]], [1.0]), Propagator([[-0.0]], [1.0])
     assert p == q and hash(p) == hash(q)
@@ -185,6 +195,7 @@ def test_refuses(B, a, reason):
         (lambda: CM(0.5, order=2), r"use M_2\(0.5\) for a real number"),
         (lambda: M(0.5).change_basis([[0.0]]), r"Q is singular.*: \[\[0.0\]\]"),
         (lambda: M(0.5, 2).change_basis([[1.0, 1e-9], [1.0, 1e-9]]), "Q is singular"),
+        (lambda: M(0.5, 2).change_basis([[0.0, 0.0], [1.0, 2.0]]), "Q is singular"),
         (lambda: M(0.5).change_basis(np.eye(2)), r"Q must be a \(1, 1\) matrix, got shape \(2, 2\)"),
     ],
 )

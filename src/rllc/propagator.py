@@ -110,8 +110,13 @@ class Propagator:
         Q = _real("Q", Q, ndim=2)
         if Q.shape != self.B.shape:
             raise ValueError(f"Q must be a ({self.k}, {self.k}) matrix, got shape {Q.shape}")
-        size = abs(Q).max(0)  # how long its columns are, that is its units, is no matter
-        if np.linalg.matrix_rank(Q / np.where(size > 0, size, 1.0)) < self.k:
+        level = (
+            Q  # how long units are is no matter: neither of these, its rows, nor of those to be, its columns
+        )
+        for axis in (1, 0):
+            size = abs(level).max(axis, keepdims=True)
+            level = level / np.where(size > 0, size, 1.0)
+        if np.linalg.matrix_rank(level) < self.k:
             raise ValueError(f"Q is singular, so that the units M Q hold less than M: {Q.tolist()}")
         return Propagator(np.linalg.solve(Q, self.B @ Q), Q.T @ self.a)
 
