@@ -348,6 +348,25 @@ def test_minimal_memory(fixed, least):
         np.testing.assert_allclose(small.weights(50), fixed.weights(50), rtol=1e-10, atol=1e-13)
 
 
+def test_a_law_of_units_that_gradients_reach_by_rounding_alone_never_moves():
+    Q = np.array([[1.0, 1.0], [1.0, -1.0]])
+    memory = CM(0.25 + 1e-11j).change_basis(Q)
+    assert memory.reachable()[1].k == 1
+    assert FixedLaw(memory, [1.0, -1.0]).minimal_memory == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_minimal_memory_of_nearly_dependent_units(seed):
+    """Where other units would step otherwise, or have eigenvalues beyond the unit circle, these are kept."""
+    rng = np.random.default_rng(seed)
+    U, _, V = np.linalg.svd(rng.normal(size=(10, 10)))
+    memory = parse("CM_2(0.19+0.4i) + CM_3(0.76+0.1i)").change_basis(U * np.geomspace(1, 1e7, 10) @ V)
+    fixed = FixedLaw(memory, rng.normal(size=10))
+    small = fixed.minimal()
+    assert small.propagator.k == fixed.minimal_memory <= 10
+    assert small.equivalent(fixed, tol=1e-6)
+
+
 def test_minimal_memory_of_equal_units_beside_a_large_block():
     fixed = FixedLaw("M_4(0.99) + M(0.5) + M(0.5)", [1, 2, 3, 4, 5, 6])
     assert fixed.minimal_memory == 5

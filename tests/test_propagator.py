@@ -265,6 +265,21 @@ def test_the_reachable_part_does_not_depend_on_the_size_of_units(p, seed):
     np.testing.assert_allclose(got, want, atol=1e-12 * abs(want).max())
 
 
+@pytest.mark.parametrize(
+    "text", ["CM_2(-0.2+0.4i) + M_4(0.7)", "M_2(0.3)", "CM_3(0.6+0.01i)", "M(0.5) + M(0.5)"]
+)
+@pytest.mark.parametrize("cond", [1e4, 1e6, 1e7])
+def test_nearly_dependent_units_are_not_taken_for_rounding(text, cond):
+    """Dense B of large norm: what is small beside it may be much of a unit."""
+    p = parse(text)
+    for seed in range(5):
+        U, _, V = np.linalg.svd(np.random.default_rng(seed).normal(size=(p.k, p.k)))
+        q = p.change_basis(U * np.geomspace(1, cond, p.k) @ V)
+        P, reached = q.reachable()
+        want, got = q.abstract_rule(500), reached.abstract_rule(500) @ P.T
+        assert (np.linalg.norm(got - want, axis=0) <= 1e-8 * np.linalg.norm(want, axis=0)).all()
+
+
 def test_numbers_are_taken_as_written():
     """A unit may be as small as can be, but one that rounding alone fills is not reached."""
     assert Propagator(np.diag([0.9, 0.5]), [1, 1e-300]).reachable()[1].k == 2

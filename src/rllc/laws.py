@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from rllc.checks import check_nonnegative, check_positive, is_number, whole_number
 from rllc.notation import as_propagator
-from rllc.propagator import CM, Array, M, Propagator, krylov, rescaled
+from rllc.propagator import CM, REPRODUCED, Array, M, Propagator, krylov, rescaled
 
 __all__ = [
     "FixedLaw",
@@ -162,7 +162,10 @@ class FixedLaw:
         return FixedLaw, (self.propagator, self.law)
 
     def _reachable_and_observable(self) -> FixedLaw | None:
-        """The same steps from the fewest units; None if every weight is zero up to rounding."""
+        """The same steps from the fewest units; None if every weight is zero up to rounding.
+
+        All reachable units are kept where they are so nearly dependent that fewer would step otherwise.
+        """
         p, rules = self.propagator, self.propagator.abstract_rule(self.propagator.lags)
         if abs(rules @ self.law).max() <= 1e-14 * (abs(rules) @ abs(self.law)).max():
             return None
@@ -170,8 +173,15 @@ class FixedLaw:
         # Each unit as large as its largest weight: then the law's entries are what they add to the step.
         size = abs(reached.abstract_rule(p.lags)).max(0)
         (B, a), L = rescaled(reached.B, reached.a, size), P.T @ self.law * size
+        if not L.any():
+            return None
         O = krylov(B.T, L / abs(L).max())  # observable means: reachable in the transposed pair (Bᵀ, L)
-        return FixedLaw(Propagator(O.T @ B @ O, O.T @ a), O.T @ L)
+        kept = FixedLaw(reached, P.T @ self.law)
+        try:
+            small = FixedLaw(Propagator(O.T @ B @ O, O.T @ a), O.T @ L)
+        except ValueError:  # of nearly dependent units: rounding has put an eigenvalue beyond the unit circle
+            return kept
+        return small if small.equivalent(kept, REPRODUCED) else kept
 
 
 class GainAndDelay(NamedTuple):

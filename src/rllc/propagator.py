@@ -38,6 +38,8 @@ Number = TypeVar("Number", float, complex)
 
 # Arnoldi stops when a new direction is smaller than this times |B|, in balanced units: mathematics.md, 3(i).
 REACHABLE_RTOL = 1e-10
+# The part found holds every unit to this relative error, or what seemed rounding was none.
+REPRODUCED = 1e-8
 # Enough for spectral radii up to 1 - 1e-16.
 MAX_DOUBLINGS = 60
 FORGOTTEN = 1e-17
@@ -173,19 +175,35 @@ class Propagator:
             return P @ P_, reached
         size = self._sizes()
         heard = np.flatnonzero(size)
-        size = size[heard]
-        B, a = rescaled(self.B[np.ix_(heard, heard)], self.a[heard], size)
-        K = krylov(B, a)
+        K = krylov(*rescaled(self.B[np.ix_(heard, heard)], self.a[heard], size[heard]))
+        if K.shape[1] < heard.size and not self._is_held(self._part(K, size), size):
+            K = np.eye(heard.size)
         if K.shape[1] == self.k:  # all of it: keep the user's own units
             return np.eye(self.k), self
+        P, B, a = self._part(K, size)
+        return P, Propagator(B, a)
+
+    def _part(self, K: Array, size: Array) -> tuple[Array, Array, Array]:
+        """P (k, r), B_r and a_r of what K spans, an orthonormal basis in the units of size not zero."""
+        heard = np.flatnonzero(size)
+        size = size[heard]
+        B, a = rescaled(self.B[np.ix_(heard, heard)], self.a[heard], size)
         # Back in the user's units. Largest first and with pivots, QR is exact to rounding in each of them.
         order = np.argsort(-size)
         P = np.zeros((self.k, K.shape[1]))
         in_units = (size[:, None] * K)[order]
         P[heard[order]], R, pivots = scipy.linalg.qr(in_units, mode="economic", pivoting=True)
         K = K[:, pivots]
-        B_r = scipy.linalg.solve_triangular(R, K.T @ B @ K @ R.T, trans="T")
-        return P, Propagator(B_r, R @ (K.T @ a))
+        return P, scipy.linalg.solve_triangular(R, K.T @ B @ K @ R.T, trans="T"), R @ (K.T @ a)
+
+    def _is_held(self, part: tuple[Array, Array, Array], size: Array) -> bool:
+        """Whether M = M_r Pᵀ for this part (P, B_r, a_r), to half of the digits of every unit."""
+        P, B, a = part
+        if _spectral_radius(B) >= 1:
+            return False
+        want = self.abstract_rule(self.lags)
+        error = abs(Propagator(B, a).abstract_rule(self.lags) @ P.T - want).max(0)
+        return bool((error <= REPRODUCED * np.maximum(abs(want).max(0), size)).all())
 
     def _sizes(self) -> Array:
         """How large each unit's numbers are, (k,): in units of other sizes as much larger, 0 where none come.
