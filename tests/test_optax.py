@@ -1,5 +1,6 @@
 """rllc.optax as a citizen of JAX and optax: transformations, wrappers, dtypes, shardings."""
 
+import dataclasses
 import functools
 import warnings
 
@@ -435,6 +436,7 @@ def test_thirty_thousand_float32_steps_do_not_drift(float32):
         (lambda: rllc("M(0.9)", 0.1, 0.01, law=[np.inf]), "law must hold finite real numbers"),
         (lambda: rllc("M(0.9)", 0.1, 0.01, eps=1.0, inverse=Ridge()), "both given"),
         (lambda: rllc("M(1.1)", 0.1, 0.01), "1.1"),
+        (lambda: rllc("M(0.9)", 0.1, 0.01, scope=None), 'scope must be "all", "tensor", .* got None'),
         (lambda: rllc("adam", 0.1, 0.01), "adam"),
         (lambda: rllc(0.9, 0.1, 0.01), "0.9"),
         (lambda: rllc("M(0.9)", 0.1, 0.01).init({"n": jnp.arange(3)}), "no gradient"),
@@ -516,6 +518,85 @@ def test_a_gradient_of_another_tree_is_refused(g, message):
     tx = rllc("M(0.9)", 0.1, 0.1)
     with pytest.raises(ValueError, match=message):
         tx.update(g, tx.init({"a": jnp.ones(2)}))
+
+
+@pytest.mark.parametrize(
+    ("param", "g", "message"),
+    [
+        (1j, 1.0, r"gradient is of float32 where the parameter is of complex64, at \['a'\]: make both"),
+        (1.0, 1j, "gradient is of complex64 where the parameter is of float32"),
+    ],
+)
+@pytest.mark.parametrize("memory", ["M(0.9)", unit(optax.identity())], ids=["linear", "unit"])
+def test_a_complex_gradient_of_a_real_parameter_is_refused_and_the_other_way_round(
+    float32, memory, param, g, message
+):
+    tx = rllc(memory, 0.1, 0.1)
+    with pytest.raises(ValueError, match=message):
+        tx.update({"a": jnp.full(2, g)}, tx.init({"a": jnp.full(2, param)}))
+
+
+@pytest.mark.parametrize("memory", ["M(0.9) + M(0)", Adam()], ids=str)
+def test_gradients_may_be_numbers_of_python_and_numpy(float32, memory):
+    tx, params = rllc(memory, 0.1, 0.1, weight_decay=0.1), {"a": 1.0, "b": np.ones(3)}
+    arrays = jax.tree.map(jnp.asarray, params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # float64 of NumPy had been asked for in vain
+        found = tx.update(params, tx.init(params), params)
+    assert_same(found, tx.update(arrays, tx.init(arrays), arrays), rtol=0)
+
+
+class Activation:
+    """Equal to every other, but it does not print so."""
+
+    def __eq__(self, other):
+        return isinstance(other, Activation)
+
+    __hash__ = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Layer:
+    w: jax.Array
+    activation: Activation = dataclasses.field(default_factory=Activation, metadata={"static": True})
+
+
+def test_trees_that_are_equal_may_print_differently():
+    tx = made("M(0.9)", 0.05, 0.02)
+    updates, _ = tx.update(Layer(jnp.ones(2)), tx.init(Layer(jnp.ones(2))))
+    np.testing.assert_allclose(updates.w, -0.05)
+
+
+TENSOR, TWO = rllc("M(0.9)", 0.1, 0.1, scope="tensor"), rllc("M(0.9) + M(0)", 0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("tx", "state", "message"),
+    [
+        (made("M(0.9)", 0.05, 0.02), TWO.init(PARAMS), "state has 2 memory units, .* not what 1 units"),
+        (TWO, made("M(0.9)", 0.05, 0.02).init(PARAMS), "state has 1 memory units, .* not what 2 units"),
+        (made("M(0.9)", 0.05, 0.02), TENSOR.init(PARAMS), r"law of shape \(3, 1\)"),
+        (TENSOR, made("M(0.9)", 0.05, 0.02).init(PARAMS), "scope='tensor'"),
+        (
+            rllc(Adam(), 0.1, 0.1),
+            TWO.init(PARAMS),
+            "a ScaleByRLLCState where this memory has a ScaleByRulesS",
+        ),
+        (TWO, ({"law": np.ones(2)}, {}), r"state is a dict .* into the structure of init\(params\)"),
+        (TWO, (TWO.init(PARAMS)[0]._replace(progress=np.ones(4)), ()), r"progress of shape \(4,\)"),
+        (TWO, jax.vmap(lambda _: TWO.init(PARAMS))(jnp.ones(3)), r"several runs without jax\.vmap"),
+    ],
+)
+def test_the_state_of_another_memory_is_refused(tx, state, message):
+    with pytest.raises(ValueError, match=message):
+        tx.update(PARAMS, state, PARAMS)
+
+
+def test_the_decay_of_other_parameters_is_refused():
+    tx = rllc("M(0.9)", 0.05, 0.02, weight_decay=0.1)
+    with pytest.raises(ValueError, match="the parameters and the gradient have different shapes at"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS | {"w": np.ones((1, 3))})
 
 
 def test_a_law_that_runs_away_is_stopped_before_infinity(float32):

@@ -91,6 +91,14 @@ def test_half_precision_is_averaged_in_float32():
     assert {x.dtype for x in jax.tree.leaves(averaged_params(state, half))} == {jnp.dtype("bfloat16")}
 
 
+def test_a_rate_in_float64_leaves_the_state_in_float32(float64):
+    """It makes updates of float64; in a scan the state must keep its types."""
+    params = {"w": jnp.ones(2, jnp.float32)}
+    tx = optax.chain(optax.sgd(jnp.asarray(0.5, jnp.float64)), polynomial_average())
+    updates, state = tx.update(params, tx.init(params), params)
+    assert updates["w"].dtype == jnp.float64 and state[1].average["w"].dtype == jnp.float32
+
+
 def test_statistics_are_averaged_by_the_same_function():
     statistics = [{"mean": jnp.float32(x)} for x in (2.0, -1.0, 4.0)]
     averaged = statistics[0]

@@ -73,7 +73,7 @@ def polynomial_average(power: float | jax.Array = 9.0) -> optax.GradientTransfor
 def average_into(average: Any, new: Any, t: int | jax.Array, power: float | jax.Array = 9.0) -> Any:
     """θ̄ + (p+1)/(t+p) (θ - θ̄) leaf by leaf: the average after the t-th θ, t = 1, 2, ...
 
-    At t = 1 it is θ. The result is in at least float32.
+    At t = 1 it is θ. The result has the dtype of the average, or float32 where that has less.
     """
     weight = (power + 1) / (jnp.asarray(t, law_dtype()) + power)
 
@@ -81,7 +81,8 @@ def average_into(average: Any, new: Any, t: int | jax.Array, power: float | jax.
         if not _has_average(y):
             return y
         x, y = wide(x), wide(y)
-        return x + weight.astype(x.real.dtype) * (y - x)
+        # A rate in float64 makes float64 of the updates; the state must stay as it is.
+        return (x + weight.astype(x.real.dtype) * (y - x)).astype(x.dtype)
 
     return jax.tree.map(mixed, average, new)
 

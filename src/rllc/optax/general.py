@@ -16,6 +16,7 @@ from rllc.memory import yardsticks_of
 from rllc.optax.leaves import (
     check_alike,
     check_leaves,
+    given,
     kept,
     law_dtype,
     machine_epsilon,
@@ -25,7 +26,7 @@ from rllc.optax.leaves import (
     widened,
 )
 from rllc.optax.scopes import Spread, each, law_of_leaves, only, spread
-from rllc.optax.settings import Settings, check_params, first_law, next_law, uphill
+from rllc.optax.settings import Settings, check_params, check_state, first_law, next_law, uphill
 from rllc.optax.shards import check_bound
 from rllc.optax.sums import inner_products, largest_of, matrix, pairs, scale, scaled, tops
 from rllc.optax.units import TreeMemory
@@ -81,9 +82,10 @@ def _update(
     **extra_args: Any,
 ) -> tuple[optax.Updates, ScaleByRulesState]:
     """One step: project g on the old memory, correct the law, remember g, combine."""
-    check_params(settings, params)
+    check_state(settings, ScaleByRulesState, sum(member.k for member in members), state)
     check_bound(settings.axes)
-    check_alike("the gradient", g, "the parameters", state.memory[0])
+    g = given(g, state.memory[0])
+    check_params(settings, g, params)
     laws = spread(settings.scope, state.law, g)
     M, hidden = _next_memory(members, g, state, params, extra_args)
     sums, unit_scales, broken = _sums(members, settings, laws, g, state, _broken(g, M, state, hidden))

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 __all__ = [
     "check_alike",
     "check_leaves",
+    "given",
     "kept",
     "law_dtype",
     "machine_epsilon",
@@ -97,10 +98,29 @@ def check_leaves(params: Any) -> None:
             )
 
 
+def given(g: Any, memory: Any) -> Any:
+    """The gradient as arrays of JAX; it may come in numbers of Python and arrays of NumPy.
+
+    Raises:
+        ValueError: structure or shapes are not those of memory, or one of the two is complex.
+    """
+    check_alike("the gradient", g, "the parameters", memory)
+    paths = jax.tree_util.tree_leaves_with_path(g)
+    for (path, x), m in zip(paths, jax.tree.leaves(memory), strict=True):
+        if jnp.iscomplexobj(x) != jnp.iscomplexobj(m):
+            raise ValueError(
+                f"the gradient is of {jnp.result_type(x)} where the parameter is of {jnp.result_type(m)}, at"
+                f" {jax.tree_util.keystr(path) or 'the root'}: make both real or both complex"
+            )
+    return jax.tree.map(jnp.asarray, g)
+
+
 def check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
     """Refuse a tree of another structure, or with other shapes, than a reference; ValueError."""
-    own, wanted = (str(jax.tree.structure(x)) for x in (tree, reference))
-    if own != wanted:
+    own: Any = jax.tree.structure(tree)
+    wanted: Any = jax.tree.structure(reference)
+    # What a node says of itself may differ where the nodes are equal, and (Flax) the other way round.
+    if own != wanted and str(own) != str(wanted):
         raise ValueError(f"{name} and {other} are trees of different structure: {own} and {wanted}")
     paths = jax.tree_util.tree_leaves_with_path(tree)
     for (path, x), y in zip(paths, jax.tree.leaves(reference), strict=True):

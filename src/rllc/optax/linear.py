@@ -13,8 +13,8 @@ import optax
 from rllc import law as _law
 from rllc.law import PROGRESS, Frame, Sums
 from rllc.optax.leaves import (
-    check_alike,
     check_leaves,
+    given,
     kept,
     machine_epsilon,
     real_leaves,
@@ -24,7 +24,7 @@ from rllc.optax.leaves import (
     wide,
 )
 from rllc.optax.scopes import Spread, each, law_of_leaves, only, spread
-from rllc.optax.settings import Settings, check_params, first_law, next_law, uphill
+from rllc.optax.settings import Settings, check_params, check_state, first_law, next_law, uphill
 from rllc.optax.shards import check_bound
 from rllc.optax.sums import inner_products, largest_of, matrix, pairs, scale, scaled, tops
 from rllc.propagator import Propagator
@@ -76,9 +76,10 @@ def _update(
     params: optax.Params | None = None,
 ) -> tuple[optax.Updates, ScaleByRLLCState]:
     """One step: project g on the old memory, correct the law, remember g, combine."""
-    check_params(settings, params)
+    check_state(settings, ScaleByRLLCState, propagator.k, state)
     check_bound(settings.axes)
-    check_alike("the gradient", g, "the parameters", state.memory[0])
+    g = given(g, state.memory[0])
+    check_params(settings, g, params)
     laws = spread(settings.scope, state.law, g)
     largest = tops([real_leaves(tree) for tree in (*state.memory, g)], settings.axes)
     sums = _sums(state.memory, g, largest, frame.basis, laws, settings.axes)

@@ -24,8 +24,8 @@ class Spread(NamedTuple):
 
 
 def check_scope(scope: Scope) -> None:
-    """Refuse a text that is no scope."""
-    if isinstance(scope, str) and scope not in ("all", "tensor"):
+    """Refuse a text that is no scope, and none."""
+    if scope is None or (isinstance(scope, str) and scope not in ("all", "tensor")):
         raise ValueError(
             'scope must be "all", "tensor", a tree of labels or a function from the parameters to one;'
             f" got {scope!r}"

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 
 from rllc.checks import check_nonnegative
-from rllc.law import LOST, LawStep, RelaxedInverse, Sums
-from rllc.optax.leaves import kept, law_dtype, shared, weighted_sum, wide
+from rllc.law import LOST, PROGRESS, LawStep, RelaxedInverse, Sums
+from rllc.optax.leaves import check_alike, kept, law_dtype, shared, weighted_sum, wide
 from rllc.optax.scopes import Scope, Spread, each, first_laws
 
-__all__ = ["Rate", "Settings", "check_params", "check_rate", "first_law", "next_law", "uphill"]
+__all__ = ["Rate", "Settings", "check_params", "check_rate", "check_state", "first_law", "next_law", "uphill"]
 
 Rate = float | jax.Array | Callable[[jax.Array], Any]  # a number or an optax schedule
 
@@ -96,10 +96,29 @@ def uphill(
     )
 
 
-def check_params(settings: Settings, params: optax.Params | None) -> None:
-    """Refuse weight decay of parameters that are not given."""
-    if settings.decays() and params is None:
-        raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
+def check_params(settings: Settings, g: optax.Updates, params: optax.Params | None) -> None:
+    """Refuse weight decay of parameters that are not given, or of others."""
+    if settings.decays():
+        if params is None:
+            raise ValueError("weight_decay needs the parameters: call update(updates, state, params)")
+        check_alike("the parameters", params, "the gradient", g)
+
+
+def check_state(settings: Settings, kind: Any, k: int, state: Any) -> None:
+    """Refuse the state of another memory or scope, as far as arrays can tell, or what is none."""
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"the state is a {type(state).__name__} where this memory has a {kind.__name__}: init anew, or"
+            " restore a saved one into the structure of init(params)"
+        )
+    several = not (isinstance(settings.scope, str) and settings.scope == "all")
+    law, progress = np.shape(state.law), np.shape(state.progress)
+    if len(law) != 1 + several or law[-1] != k or progress[-1:] != (PROGRESS,) or len(state.memory) != k:
+        raise ValueError(
+            f"the state has {len(state.memory)} memory units, a law of shape {law} and a progress of shape"
+            f" {progress}, which is not what {k} units with scope={settings.scope!r} have: it is of another"
+            " memory, scope or version, or of several runs without jax.vmap"
+        )
 
 
 def check_rate(name: str, value: Any, *, may_change: bool = True) -> None:

@@ -68,9 +68,10 @@ def rllc(
 
     Raises:
         ValueError: a rate, eps, law, memory or scope that makes no sense, named with the remedy. From
-            update: an axis_name that is not bound there, or bound where shard_map does not tell the two
-            kinds of parameters apart (check_vma=False; vmap); units that are no trees like the gradient,
-            a rule whose number of units changes, and hidden state whose structure does, by name.
+            update: a state of another memory, a gradient of another tree; an axis_name that is not
+            bound there, or bound where shard_map does not tell the two kinds of parameters apart
+            (check_vma=False; vmap); units that are no trees like the gradient, a rule whose number of units
+            changes, and hidden state whose structure does, by name.
     """
     check_rate("learning_rate", learning_rate)
     return optax.chain(
