@@ -593,6 +593,35 @@ def test_the_state_of_another_memory_is_refused(tx, state, message):
         tx.update(PARAMS, state, PARAMS)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"w": True, "b": (True, False)},
+        {"w": True, "b": (np.True_, False)},
+        lambda params: jax.tree.map(lambda x: jnp.ndim(x) > 0, params),
+    ],
+    ids=["tree", "of NumPy", "function"],
+)
+def test_what_the_mask_leaves_out_does_not_decay(mask):
+    options = {"weight_decay": 0.1, "law_learning_rate": 0.0, "law": 1.0, "average": None}
+    ours, theirs = rllc_adamw(0.01, mask=mask, **options), optax.adamw(0.01, weight_decay=0.1, mask=mask)
+    assert_same(train(ours, steps=3)[0], train(theirs, steps=3)[0])
+    ours, theirs = (
+        rllc("M(0.9)", 0.05, 0.0, weight_decay=0.1, mask=mask),
+        optax.chain(optax.trace(0.9), optax.add_decayed_weights(0.1, mask), optax.scale(-0.05)),
+    )
+    assert_same(train(ours, steps=3)[0], train(theirs, steps=3)[0])
+
+
+def test_a_mask_may_be_a_prefix_and_is_refused_where_it_is_none():
+    prefix, whole = {"w": False, "b": True}, {"w": False, "b": (True, True)}
+    a, b = (train(rllc("M(0.9)", 0.05, 0.02, weight_decay=0.1, mask=m), steps=2)[0] for m in (prefix, whole))
+    assert_same(a, b, rtol=0)
+    tx = rllc("M(0.9)", 0.05, 0.02, weight_decay=0.1, mask={"w": True})
+    with pytest.raises(ValueError, match="mask is no prefix tree of the parameters"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
 def test_the_decay_of_other_parameters_is_refused():
     tx = rllc("M(0.9)", 0.05, 0.02, weight_decay=0.1)
     with pytest.raises(ValueError, match="the parameters and the gradient have different shapes at"):

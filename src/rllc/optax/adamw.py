@@ -27,6 +27,7 @@ def rllc_adamw(
     eps: float | jax.Array = 1e-8,
     *,
     weight_decay: float | jax.Array = 0.0,
+    mask: Any = None,
     law_learning_rate: Rate = 0.04,
     law: float | jax.Array = 0.01,
     law_step: LawStep = SEEKING,
@@ -45,6 +46,7 @@ def rllc_adamw(
         learning_rate: c1 >= 0, a number or a schedule: if it rises after the search, steps become no longer.
         b1, b2, eps: Adam's.
         weight_decay: w, decoupled and multiplied by c1 as in optax.adamw, but not by L.
+        mask: what decays, as in optax.adamw and `rllc`.
         law_learning_rate: c2 >= 0, a number or a schedule; with 0 it is AdamW at the rate c1 L_0.
         law: L_0. Small, as the law grows by itself: the first step is c1 L_0 e^0.1 long, 1.1e-5.
         law_step: how a correction moves L; by default it grows until steps are long enough, then anneals.
@@ -68,6 +70,7 @@ def rllc_adamw(
         # NumPy keeps float64 whatever JAX is set to when the transformation is made.
         law=jnp.atleast_1d(law) if isinstance(law, jax.Array) else np.atleast_1d(law),
         weight_decay=weight_decay,
+        mask=mask,
         axis_name=axis_name,
         law_step=law_step,
         scope=scope,

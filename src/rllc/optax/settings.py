@@ -32,6 +32,7 @@ class Settings(NamedTuple):
     scope: Scope
     axes: tuple[str, ...]
     learning_rate: Rate
+    mask: Any  # of the weight decay; None: every parameter decays
 
     def decays(self) -> bool:
         return not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
@@ -88,12 +89,21 @@ def uphill(
     columns = zip(*(jax.tree.leaves(unit) for unit in units), strict=True)
     step = [weighted_sum(list(L), own) for L, own in zip(laws, columns, strict=True)]
     if settings.decays():
-        step = [
-            d + settings.weight_decay * wide(p) for d, p in zip(step, jax.tree.leaves(params), strict=True)
-        ]
+        decaying = zip(step, jax.tree.leaves(params), _masked(settings.mask, params), strict=True)
+        step = [d + settings.weight_decay * wide(p) if decays else d for d, p, decays in decaying]
     return jax.tree.unflatten(
         tree, [kept(good, d, jnp.zeros_like(x, kind)) for d, x, kind in zip(step, leaves, kinds, strict=True)]
     )
+
+
+def _masked(mask: Any, params: optax.Params) -> list[Any]:
+    """Of each leaf whether its weights decay."""
+    if mask is None:
+        return [True] * len(jax.tree.leaves(params))
+    try:
+        return jax.tree.leaves(jax.tree.broadcast(mask(params) if callable(mask) else mask, params))
+    except ValueError as error:
+        raise ValueError(f"mask is no prefix tree of the parameters: {error}") from None
 
 
 def check_params(settings: Settings, g: optax.Updates, params: optax.Params | None) -> None:

@@ -34,6 +34,7 @@ def rllc(
     axis_name: str | tuple[str, ...] = (),
     law_step: LawStep = ADDITIVE,
     scope: Scope = "all",
+    mask: Any = None,
 ) -> optax.GradientTransformation:
     """RLLC: θ <- θ - c1 (M L + w θ), and L learned (arXiv 2402.15262, Algorithm 1).
 
@@ -65,10 +66,12 @@ def rllc(
             parameters to one: one law for each label. The memory is that of the whole tree in any case; the
             state's law is then (laws, k), in the order of the leaves or of the sorted labels. A function
             must be static for optax.inject_hyperparams, which else takes it for a schedule.
+        mask: what decays, as in optax.adamw: a tree of booleans that is a prefix of the parameters', or a
+            function of the parameters to one (static, too); None: all parameters.
 
     Raises:
         ValueError: a rate, eps, law, memory or scope that makes no sense, named with the remedy. From
-            update: a state of another memory, a gradient of another tree; an axis_name that is not
+            update: a state of another memory, a gradient or mask of another tree; an axis_name that is not
             bound there, or bound where shard_map does not tell the two kinds of parameters apart
             (check_vma=False; vmap); units that are no trees like the gradient, a rule whose number of units
             changes, and hidden state whose structure does, by name.
@@ -87,6 +90,7 @@ def rllc(
             law_step=law_step,
             scope=scope,
             learning_rate=learning_rate,
+            mask=mask,
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -104,6 +108,7 @@ def scale_by_rllc(
     law_step: LawStep = ADDITIVE,
     scope: Scope = "all",
     learning_rate: Rate = 1.0,
+    mask: Any = None,
 ) -> optax.GradientTransformation:
     """Turn a gradient g into M L + w θ, updating L and M on the way; arguments as in `rllc`.
 
@@ -132,7 +137,7 @@ def scale_by_rllc(
         chosen = _law.chosen_inverse(eps, inverse, linear=linear)
         guarded = _law.chosen_guard(guard, linear=linear)
         return Settings(
-            chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes, learning_rate
+            chosen, law_learning_rate, law_step, weight_decay, guarded, scope, axes, learning_rate, mask
         )
 
     if isinstance(memory, str | Propagator):
