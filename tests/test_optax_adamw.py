@@ -210,6 +210,16 @@ def test_the_compiled_program_grows_in_proportion_to_the_leaves():
     assert lines(16) - lines(8) < 2.3 * (lines(8) - lines(4))
 
 
+@pytest.mark.parametrize(("size", "skipped"), [(1e19, 0), (1e20, 1), (1e25, 1)])
+def test_after_a_gradient_whose_square_overflows_it_goes_on(float32, size, skipped):
+    """As in torch. A thousandth of 1e40 is finite, but not where the bias is corrected: no step followed."""
+    params = {"w": jnp.ones(4)}
+    state, update = SEEKER.init(params), jax.jit(SEEKER.update)
+    for factor in (1.0, size, 1.0, 1.0, 1.0):
+        updates, state = update(jax.tree.map(lambda x, f=factor: f * x, params), state, params)
+    assert law_report(state)["skipped"] == skipped and np.all(updates["w"] != 0)
+
+
 def test_decays_in_two_bytes_are_refused(float32):
     """optax.inject_hyperparams has numbers in the dtype of the parameters, and 0.999 in bfloat16 is 1."""
     params = {"w": jnp.ones(3, jnp.bfloat16)}

@@ -145,7 +145,7 @@ class Adam(MemoryRule):
     ) -> tuple[Arrays, Arrays]:
         m, v, t = hidden
         m = self.b1 * m + (1 - self.b1) * g
-        v = self.b2 * v + (1 - self.b2) * g * g
+        v = self.b2 * v + (1 - self.b2) * (g * g)
         hidden = m, v, t + 1
         size = self._size(xp, hidden)
         direction = m / (1 - self.b1 ** (t + 1)) / xp.where(size == 0, xp.ones_like(size), size)
