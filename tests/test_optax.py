@@ -670,6 +670,18 @@ def test_half_precision_gradients_of_float32_parameters_make_float32_steps(float
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+@pytest.mark.parametrize("memory", ["M(0.9) + M(0)", union("M(0.9)", "M(0)")], ids=["linear", "rules"])
+def test_units_that_do_not_add_up_in_float16_make_a_step_in_it_all_the_same(float32, memory):
+    """40,000 + 40,000 is infinite there, a hundred-thousandth of it is not; as in torch."""
+    x, tx = jnp.ones(4, jnp.float16), rllc(memory, 1e-5, 0.0)
+    updates, _ = tx.update(jnp.full(4, 4e4, jnp.float16), tx.init(x), x)
+    assert updates.dtype == jnp.float16
+    p = torch.nn.Parameter(torch.ones(4, dtype=torch.float16))
+    p.grad = torch.full_like(p, 4e4)
+    RLLC([p], "M(0.9) + M(0)", lr=1e-5, law_lr=0.0).step()
+    np.testing.assert_allclose(x + updates, p.detach(), rtol=0, atol=2**-12)  # half a place of 0.8
+
+
 def test_the_callers_law_outlives_a_donated_state():
     law, params = jnp.array([0.9, 1.0]), {"w": jnp.zeros(3)}
     tx = rllc("M(0.9) + M(0)", 0.05, 0.01, law=law)

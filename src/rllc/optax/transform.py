@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -12,6 +13,7 @@ from rllc import law as _law
 from rllc.law import LawStep, RelaxedInverse
 from rllc.notation import as_propagator
 from rllc.optax import general, linear
+from rllc.optax.leaves import widened
 from rllc.optax.scopes import Scope, check_scope
 from rllc.optax.settings import Rate, Settings, check_rate
 from rllc.optax.units import Memory, as_members
@@ -77,7 +79,7 @@ def rllc(
             changes, and hidden state whose structure does, by name.
     """
     check_rate("learning_rate", learning_rate)
-    return optax.chain(
+    tx = optax.chain(
         scale_by_rllc(
             memory,
             law_learning_rate,
@@ -94,6 +96,26 @@ def rllc(
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
+    return _rounded_last(tx)
+
+
+def _rounded_last(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Updates are rounded to half precision when the learning rate has made them small.
+
+    M L of units in float16 may be no number of float16, though c1 M L is one.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> Any:
+        steps, new = tx.update(widened(updates), state, params, **extra_args)
+        like = zip(jax.tree.leaves(updates), jax.tree.leaves(state[0].memory[0]), strict=True)
+        kinds = [jnp.promote_types(jnp.result_type(x), m.dtype) for x, m in like]
+        leaves, tree = jax.tree.flatten(steps)
+        return jax.tree.unflatten(tree, [x.astype(kind) for x, kind in zip(leaves, kinds, strict=True)]), new
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def scale_by_rllc(
