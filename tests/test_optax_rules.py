@@ -472,6 +472,12 @@ def test_the_report_of_several_laws_and_of_any_memory():
         law_report(state, "M(0)")
 
 
+def test_the_report_of_a_restored_state_is_of_jax_too():
+    tx = rllc(Adam(), 0.1, 0.1)
+    state = jax.tree.map(np.asarray, tx.init(jnp.ones(3)))
+    assert all(isinstance(x, jax.Array) and x.shape == () for x in law_report(state).values())
+
+
 def test_another_inverse_in_its_own_units():
     """Ridge with eps of a squared gradient: not the same for gradients of every size."""
     p = parse("M(0.9) + M(0)")

@@ -45,8 +45,8 @@ def law_report(opt_state: Any, memory: str | Propagator | None = None) -> dict[s
     report = {
         **_entries("law", state.law),
         **_entries("law_norm", jnp.sqrt(jnp.sum(state.law**2, axis=-1))),
-        "count": state.count,
-        "skipped": state.skipped,
+        "count": jnp.asarray(state.count),  # of Flax NNX it is a variable, of a restored state NumPy's
+        "skipped": jnp.asarray(state.skipped),
         "condition": _condition(state.memory),
     }
     return report | (_of_linear(state.law, as_propagator(memory)) if memory is not None else {})
@@ -68,6 +68,7 @@ def _is_state(x: Any) -> bool:
 
 def _entries(name: str, values: jax.Array) -> dict[str, jax.Array]:
     """Each entry under its place, counted from one."""
+    values = jnp.asarray(values)
     places = list(np.ndindex(values.shape))
     return {"/".join([name, *(str(i + 1) for i in place)]): values[place] for place in places}
 

@@ -60,6 +60,7 @@ def rllc(
         axis_name: inside jax.shard_map, the mesh axis or axes over which parameters are sharded: sums go
             over all shards, so that every device has the one law. Parameters that are replicated over
             such an axis may stand beside sharded ones and count once; shard_map knows which is which.
+            Make the state of a memory rule outside: inside, its counts pass for what differs between devices.
             Under jit alone sharded parameters need no axis_name.
         law_step: how a correction moves the law, `rllc.law.LawStep`; additive, as in the paper, by default.
             Its t counts the steps that were taken.
