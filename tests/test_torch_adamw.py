@@ -571,6 +571,20 @@ def test_foreign_states_are_refused_before_anything_changes():
         "law must hold finite real numbers": damaged,
         "it has no 'progress'": short,
     }
+    wrong = {"progress": [(0.0,) * 6, (math.nan,) * PROGRESS, None], "last_size": ["x"], "averaged": [None]}
+    for name, values in wrong.items():
+        for value in values:
+            state = copy.deepcopy(before)
+            state["param_groups"][0][name] = value
+            states[f"'{name}' must be finite numbers of shape .*" + "got " * (value == "x")] = state
+    for name in (*opt.defaults, "averaged", "evaluating", "law"):
+        state = copy.deepcopy(before)
+        del state["param_groups"][0][name]
+        states[f"it has no '{name}'"] = state
+    for name, value in {"lr": "x", "weight_decay": None, "betas": None, "eps": 0.0}.items():
+        state = copy.deepcopy(before)
+        state["param_groups"][0][name] = value
+        states[f"{name} must be"] = state
     for message, state in states.items():
         with pytest.raises(ValueError, match=message):
             opt.load_state_dict(state)
@@ -658,34 +672,76 @@ def test_eps_must_not_be_zero_in_half_precision():
         p.grad = torch.zeros_like(p)
         opt.step()
         assert p.isfinite().all()
-    q = nn.Parameter(torch.ones(4, 3, dtype=torch.float16))  # with gradients laid out otherwise, too
-    opt = RLLCAdamW([q])
-    for _ in range(2):
-        q.grad = torch.eye(3, 4, dtype=torch.float16).t()
-        opt.step()
-    assert q.isfinite().all() and (q[3] == 1).all()
+
+
+@pytest.mark.parametrize("relaid", ["gradient", "memory", "gaps", "memory and gaps"])
+def test_half_precision_is_the_same_in_any_layout(relaid):
+    """Torch's foreach would add eps = 1e-8 in half precision, where it is zero: 0/0 without a gradient."""
+    g = torch.eye(4, 6, dtype=torch.float16).repeat(2, 1, 1)
+    plain = nn.Parameter(torch.ones(2, 4, 6, dtype=torch.float16))
+    start = torch.ones(2, 4, 12, dtype=torch.float16)
+    other = nn.Parameter(start[..., ::2] if relaid == "gaps" else start[..., :6].contiguous())
+    opts = RLLCAdamW([plain], law=0.5), RLLCAdamW([other], law=0.5)
+    for t in range(4):
+        for p, opt in zip((plain, other), opts, strict=True):
+            p.grad = (t + 1) * g
+            if p is other and relaid == "gradient":
+                p.grad = p.grad.transpose(0, 2).contiguous().transpose(0, 2)
+            opt.step()
+        if t == 0 and "memory" in relaid:
+            other.data = other.data.transpose(0, 2).contiguous().transpose(0, 2)
+            if "gaps" in relaid:
+                other.data = torch.stack([other.data, other.data], -1)[..., 0]
+    same(other.detach().contiguous(), plain.detach())
+    for name in ("exp_avg", "exp_avg_sq", "average"):
+        same(*(opt.state[p][name].contiguous() for p, opt in zip((plain, other), opts, strict=True)))
+    assert (other[0, 3, 4:] == 1).all() and (other[0, 0, 0] != 1).all()
 
 
 def test_numbers_in_tensors_are_taken_as_numbers(way):
     p = nn.Parameter(torch.ones(2))
     betas, eps = torch.tensor([0.5, 0.75]), torch.tensor(0.25)
-    arrays = [np.float32(0.5), np.array(0.75)], np.array(0.25)
-    given = (betas, eps), (tuple(betas), eps), arrays
-    for opt in (RLLCAdamW([p], 1e-3, *numbers, **way) for numbers in given):
+    arrays = [np.float32(0.5), np.array([0.75])], np.array([0.25])
+    opts = []
+    for numbers in ((betas, eps), (tuple(betas), eps[None]), arrays):
+        opts += [RLLCAdamW([p], 1e-3, *numbers, **way), RLLCAdamW([p], **way), RLLCAdamW([p], **way)]
+        opts[-2].param_groups[0] |= {"betas": numbers[0], "eps": numbers[1]}
+        state = RLLCAdamW([p], **way).state_dict()
+        state["param_groups"][0] |= {"betas": numbers[0], "eps": numbers[1]}
+        opts[-1].load_state_dict(state)
+    for opt in opts:
         p.grad = torch.ones(2)
         opt.step()
-        assert opt.param_groups[0]["betas"] == (0.5, 0.75)
+        assert (opt.param_groups[0]["betas"], opt.param_groups[0]["eps"]) == ((0.5, 0.75), 0.25)
         assert opt.state[p]["exp_avg"].tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_numbers_set_in_a_group_are_judged_before_anything_moves(way, steps):
+    params, opt = run(lambda params: rllc(params, **way), steps)
+    take(params, np.ones(24))
+    for name, wrong in {"eps": 0.0, "betas": (0.9, 1.0)}.items():
+        kept, opt.param_groups[0][name] = opt.param_groups[0][name], wrong
+        before = copy.deepcopy(opt.state_dict())
+        with pytest.raises(ValueError, match=name):
+            opt.step()
+        same(opt.state_dict(), before)
+        opt.param_groups[0][name] = kept
+    opt.step()
+    assert opt.skipped == 0
+
+
 def test_a_law_that_is_replaced_is_refused_before_anything_moves(way):
-    for wrong in (0.5, torch.tensor([1]), torch.ones(1, dtype=torch.float16)):
+    error = {RuntimeError: r"must stay of shape \(1,\), got \(2,\)"}
+    error[TypeError] = r"\['law'\] must stay a tensor of float64, got"
+    for wrong in (0.5, torch.tensor([1]), torch.ones(1, dtype=torch.float16), torch.ones(2)):
         params = parameters(quadratic())
         opt = rllc(params, **way)
         opt.param_groups[0]["law"] = wrong
         take(params, np.ones(24))
         before = copy.deepcopy(opt.state_dict())
-        with pytest.raises(TypeError, match=r"\['law'\] must stay a tensor of float64, got"):
+        kind = RuntimeError if isinstance(wrong, torch.Tensor) and wrong.numel() == 2 else TypeError
+        with pytest.raises(kind, match=error[kind]):
             opt.step()
         same(opt.state_dict(), before)
 

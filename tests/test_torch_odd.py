@@ -408,12 +408,19 @@ def test_a_buffer_that_has_grown_begins_anew():
 def test_a_group_removed_in_evaluation_mode_gets_its_training_weights_back(make):
     p, q = (nn.Parameter(torch.ones(3)) for _ in range(2))
     opt = stepped(make([{"params": [p]}, {"params": [q]}]), 3)
-    before = q.detach().clone()
+    before = [t.detach().clone() for t in (p, q)]
     opt.eval()
-    assert not torch.equal(q, before)
-    del opt.param_groups[1]
+    assert not torch.equal(q, before[1])
+    removed = opt.param_groups.pop()
     opt.train()
-    assert torch.equal(q, before)
+    same([p.detach(), q.detach()], before)
+    opt.add_param_group(removed)
+    opt.eval()
+    del opt.param_groups[0]  # with the law, the count and the averages of buffers
+    for call in (opt.train, opt.train, opt.eval, opt.averaged().__enter__):
+        with pytest.raises(RuntimeError, match="which keeps the law, has been removed or replaced"):
+            call()
+        same([p.detach(), q.detach()], before)
 
 
 def test_a_buffer_without_a_shape_is_refused_by_name():

@@ -112,10 +112,8 @@ class Propagator:
         Q = _real("Q", Q, ndim=2)
         if Q.shape != self.B.shape:
             raise ValueError(f"Q must be a ({self.k}, {self.k}) matrix, got shape {Q.shape}")
-        level = (
-            Q  # how long units are is no matter: neither of these, its rows, nor of those to be, its columns
-        )
-        for axis in (1, 0):
+        level = Q
+        for axis in (1, 0):  # how long units are is no matter, neither of these (rows) nor of those to be
             size = abs(level).max(axis, keepdims=True)
             level = level / np.where(size > 0, size, 1.0)
         if np.linalg.matrix_rank(level) < self.k:

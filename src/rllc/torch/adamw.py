@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rllc.checks import check_positive, check_share
 from rllc.law import SEEKING, LawStep, check_law_step
-from rllc.torch import adamw_passes, one_unit, selection, shards
+from rllc.torch import adamw_passes, one_unit, saved, selection, shards
 from rllc.torch.adamw_passes import Share
 from rllc.torch.one_unit import OneUnit, Rule
 from rllc.torch.parts import Part, Unit, moved, real, wide_dtype
@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 Taking = list[tuple[int, Tensor, Tensor]]  # how many processes have the same, a parameter and its gradient
 
 STATE = ["step", "exp_avg", "exp_avg_sq"]
+OPTIONS = ("lr", "betas", "eps", "weight_decay", "foreach", "fused", "maximize")  # of a group
 EPS = 1e-3  # of the relaxed inverse
 WITHOUT_EPS = ": without it an entry whose gradients are all zero becomes NaN"
 
@@ -85,6 +86,7 @@ class RLLCAdamW(OneUnit):
     _units = STATE[1:]
     _spread: Spread | None  # as it was in the last step
     _plans: list[Any]  # of each share's sums, from the last step
+    _judged: list[Any]  # betas and eps of each group, as they were in the last step
 
     def __init__(
         self,
@@ -107,8 +109,8 @@ class RLLCAdamW(OneUnit):
         self._forget()
         defaults = {
             "lr": lr,
-            "betas": _plain(betas),
-            "eps": _plain(eps),
+            "betas": betas,
+            "eps": eps,
             "weight_decay": weight_decay,
             "foreach": foreach,
             "fused": fused,
@@ -127,13 +129,11 @@ class RLLCAdamW(OneUnit):
         """
         if "law_lr" in param_group:
             raise ValueError("one law has one law_lr; give it to the optimizer, not to a group")
-        plain = {name: _plain(param_group[name]) for name in ("betas", "eps") if name in param_group}
-        _check_group(self.defaults | param_group | plain)
-        super().add_param_group(param_group | plain)
+        super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            _check_eps(group)
-        except ValueError:
+            group |= _numbers(group, group["params"])
+        except Exception:
             self.param_groups.pop()
             raise
         if _is_unsaid(group):
@@ -149,6 +149,7 @@ class RLLCAdamW(OneUnit):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = self._evaluated(closure)
         keeper = self._keeper()
+        self._renew_numbers()
         self._spread = shards.renewed(self._spread, self.param_groups)
         taking = self._taking()
         one_unit.check_ready(g for _, _, g in itertools.chain(*taking))
@@ -199,7 +200,14 @@ class RLLCAdamW(OneUnit):
             self._mix(weight, done)
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None}
+        return super().__getstate__() | {"_rule": self._rule, "_plans": [], "_spread": None, "_judged": []}
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        found = super()._checked(state)
+        for theirs, ours in zip(state["param_groups"], self.param_groups, strict=True):
+            saved.check_has(theirs, *OPTIONS)
+            _numbers(theirs, ours["params"])
+        return found
 
     def _restore(self, state: dict[str, Any]) -> None:
         self._forget()
@@ -208,7 +216,17 @@ class RLLCAdamW(OneUnit):
                 self._choose(group)
 
     def _forget(self) -> None:
-        self._plans, self._spread = [], None
+        self._plans, self._spread, self._judged = [], None, []
+
+    def _renew_numbers(self) -> None:
+        """Judge what betas and eps have been set to since the last step."""
+        given = [x for group in self.param_groups for x in (group["betas"], group["eps"])]
+        if len(given) == len(self._judged) and all(map(operator.is_, given, self._judged)):
+            return
+        numbers = [_numbers(group, group["params"]) for group in self.param_groups]
+        for group, own in zip(self.param_groups, numbers, strict=True):
+            group |= own
+        self._judged = [x for group in self.param_groups for x in (group["betas"], group["eps"])]
 
     # --- The parts of a step ----------------------------------------------------------------------------
 
@@ -286,29 +304,33 @@ def _nothing_yet(p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     return dict(zip(STATE, (step, torch.zeros_like(p), torch.zeros_like(p)), strict=True))
 
 
-def _plain(value: Any) -> Any:
-    """Numbers for tensors and arrays, which torch's AdamW takes in one form and not in another."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        value = value.tolist() if value.ndim else value.item()
-    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
+def _numbers(group: dict[str, Any], params: Iterable[Tensor]) -> dict[str, Any]:
+    """betas and eps of a group as numbers: torch's AdamW takes tensors in one form and not in another.
 
-
-def _check_eps(group: dict[str, Any]) -> None:
-    """Refuse an eps that is zero where it is added: corrected for bias, or by torch's foreach as it is."""
-    by_foreach = group["foreach"] or (group["foreach"] is False and not group["fused"])
-    least = group["eps"] * (1.0 if by_foreach else math.sqrt(1 - group["betas"][1]))
-    for dtype in {real(p).dtype if by_foreach else wide_dtype(p) for p in group["params"]}:
-        if not torch.tensor(least, dtype=dtype, device="cpu"):
-            raise ValueError(f"eps = {group['eps']:g} is too small for {dtype}{WITHOUT_EPS}")
-
-
-def _check_group(group: dict[str, Any]) -> None:
+    Raises:
+        ValueError: a number of the group makes no sense, or eps is zero where it is added to what belongs to
+            these parameters: corrected for bias, or by torch's foreach as it is.
+    """
     for name in ("lr", "weight_decay"):
         selection.check_rate(name, group[name])
-    if not isinstance(group["betas"], Sequence) or len(group["betas"]) != 2:
-        raise ValueError(f"betas must be two numbers in [0, 1), got {group['betas']}")
-    for i, beta in enumerate(group["betas"]):
+    betas, eps = _plain(group["betas"]), _plain(group["eps"])
+    if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas}")
+    for i, beta in enumerate(betas):
         check_share(f"betas[{i}]", beta)
-    check_positive("eps", group["eps"], WITHOUT_EPS)
+    check_positive("eps", eps, WITHOUT_EPS)
     if group["foreach"] and group["fused"]:
         raise ValueError("foreach=True and fused=True are both given; give one of them")
+    by_foreach = group["foreach"] or (group["foreach"] is False and not group["fused"])
+    least = eps * (1.0 if by_foreach else math.sqrt(1 - betas[1]))
+    for dtype in {real(p).dtype if by_foreach else wide_dtype(p) for p in params}:
+        if not torch.tensor(least, dtype=dtype, device="cpu"):
+            raise ValueError(f"eps = {eps:g} is too small for {dtype}{WITHOUT_EPS}")
+    return {"betas": betas, "eps": eps}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers for tensors and arrays."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.item() if np.prod(value.shape) == 1 else value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -211,14 +211,14 @@ def _advance_by_torch(share: Share, law: float) -> None:
     fused, foreach_ = group["fused"], group["foreach"]
     if fused is None and foreach_ is None:
         fused = part.params[0].device.type in FUSED
-    if fused and part.params[0].is_cpu and not _is_in_one_layout(part):
-        # Fused on a CPU it goes by addresses, whatever the strides are; foreach adds eps in half precision.
-        part = part._replace(gradient=list(map(_laid_out_like, part.gradient, part.params)))
-        fused = _is_in_one_layout(part)
-        foreach_ = not fused
+    units = [part.params, m, v, part.gradient]
+    # Fused goes by addresses, whatever the strides are; and foreach, which does not, loses a small eps in
+    # half precision.
+    laid_out = [list(map(_laid_out_as, unit, part.params)) for unit in units] if fused else units
+    params, m, v, gradient = laid_out
     adamw(
-        part.params,
-        part.gradient,
+        params,
+        gradient,
         m,
         v,
         [],
@@ -233,6 +233,10 @@ def _advance_by_torch(share: Share, law: float) -> None:
         eps=group["eps"],
         maximize=group["maximize"],
     )
+    for unit, moved in zip(units[:3], laid_out, strict=False):
+        for t, new in zip(unit, moved, strict=True):
+            if new is not t:
+                t.copy_(new)
 
 
 # --- Both ----------------------------------------------------------------------------------------------
@@ -256,13 +260,9 @@ def whole(share: Share, keeper: dict[str, Any], rule: Rule, weight: float | None
     return None if found is None else Learned(*found)
 
 
-def _laid_out_like(g: Tensor, p: Tensor) -> Tensor:
-    return g if one_layout((p, g)) else torch.empty_like(p).copy_(g)
-
-
-def _is_in_one_layout(part: Part) -> bool:
-    """Whether each parameter, its gradient, m and v have the same entries at the same places, gapless."""
-    return all(map(one_layout, zip(part.params, part.gradient, *part.memory[:2], strict=True)))
+def _laid_out_as(t: Tensor, p: Tensor) -> Tensor:
+    """The tensor with its entries at the places of p, or where p has gaps of p without them; or a copy."""
+    return t if one_layout((p, t)) else torch.empty_like(p).copy_(t)
 
 
 def fits(shares: Sequence[Share], groups: Sequence[dict[str, Any]], squares: float, alone: bool) -> bool:

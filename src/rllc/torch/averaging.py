@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from rllc.checks import is_number
 from rllc.torch import shards
 from rllc.torch.parts import numbered, params_of, wide_dtype
+from rllc.torch.saved import check_has, finite
 
 __all__ = ["Averaging"]
 
@@ -57,7 +58,7 @@ class Averaging(torch.optim.Optimizer):
         Without an average it does nothing, as `train()`: training loops call both of every optimizer that
         has them.
         """
-        keeper = self.param_groups[0]
+        keeper = self._keeper()
         if _power(keeper) is None or keeper["evaluating"]:
             return
         pairs, buffers = self._averaged(), self._buffers
@@ -78,17 +79,21 @@ class Averaging(torch.optim.Optimizer):
 
     @torch.no_grad()
     def train(self) -> None:
-        """Put the training weights and buffers back, to the bit. Twice is as good as once."""
-        keeper = self.param_groups[0]
-        if _power(keeper) is None or not keeper["evaluating"]:
-            return
+        """Put the training weights and buffers back, to the bit. Twice is as good as once.
+
+        Raises:
+            RuntimeError: the first group, with the buffers, has been removed; the weights are back.
+        """
         # Not by the groups: one that was added in evaluation mode has nothing to come back, one that was
-        # removed has.
+        # removed has, even the first.
         pairs = [(state, p) for p, state in self.state.items() if "training" in state]
         for state, p in pairs:
             shards.local(p).copy_(shards.local(state["training"]))
         for state, _ in pairs:  # once all have come back
             del state["training"]
+        keeper = self._keeper()
+        if _power(keeper) is None or not keeper["evaluating"]:
+            return
         keeper["evaluating"] = False
         _copy(self._buffers, keeper.pop("training_buffers"))
         shards.exchanged(self._net, (p for _, p in pairs))
@@ -100,9 +105,10 @@ class Averaging(torch.optim.Optimizer):
         Raises:
             RuntimeError: this optimizer does not average.
         """
-        if _power(self.param_groups[0]) is None:
+        keeper = self._keeper()
+        if _power(keeper) is None:
             raise RuntimeError("this optimizer does not average its weights; make it with average=9.0")
-        before = self.param_groups[0]["evaluating"]
+        before = keeper["evaluating"]
         self.eval()
         try:
             yield
@@ -356,6 +362,10 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
             f"the saved state averages with power {theirs!r}, this optimizer with {ours!r}; build the"
             f" optimizer with average={theirs!r}"
         )
+    check_has(keeper, "averaged", "evaluating", "buffers")
+    if keeper["evaluating"]:
+        check_has(keeper, "training_buffers")
+    finite("averaged", keeper["averaged"], ())
     for name in ("buffers", "training_buffers"):
         if name in keeper and [b.shape for b in keeper[name]] != [b.shape for b in buffers]:
             raise ValueError(

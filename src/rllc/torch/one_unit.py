@@ -70,6 +70,14 @@ class OneUnit(Averaging):
     _memory: str  # whose books these are
     _units: Sequence[str]  # what of a parameter's state is placed as the parameter is
 
+    def _keeper(self) -> dict[str, Any]:
+        keeper = super()._keeper()
+        if keeper["law"].numel() != 1:
+            raise RuntimeError(
+                f"the law must stay of shape (1,), got {tuple(keeper['law'].shape)}; fill_ sets its entry"
+            )
+        return keeper
+
     @property
     def law(self) -> Tensor:
         """L, (1,) float64 on the CPU: a copy."""
@@ -141,13 +149,14 @@ def _checked(group: dict[str, Any], memory: str) -> dict[str, Any]:
             f"the saved state is of {group.get('memory') or 'an optimizer without a law'}, this optimizer is"
             f" {memory}; build the optimizer it was saved with"
         )
-    try:
-        found = books(memory, group["law"], group["law_lr"])
-        t, *others = saved.progress(group["progress"]).tolist()
-        found |= {"progress": (t, *others), "last_size": float(group["last_size"])}
-        found["skipped"] = int(group["skipped"])
-    except KeyError as missing:
-        raise ValueError(f"the saved state is damaged: it has no {missing}") from missing
+    saved.check_has(group, "law", "law_lr", "progress", "last_size", "skipped")
+    found = books(memory, group["law"], group["law_lr"])
+    progress = saved.finite("progress", saved.progress(group["progress"]), (_law.PROGRESS,))
+    found |= {
+        "progress": tuple(progress.tolist()),
+        "last_size": saved.finite("last_size", group["last_size"], ()).item(),
+        "skipped": int(saved.finite("skipped", group["skipped"], ())),
+    }
     return found
 
 

@@ -18,7 +18,18 @@ from rllc.torch import float8
 from rllc.torch.learning import Learned
 from rllc.torch.parts import numbered, real
 
-__all__ = ["add_scopes", "books", "checked", "fresh", "hidden_names", "numpy", "progress", "restore"]
+__all__ = [
+    "add_scopes",
+    "books",
+    "check_has",
+    "checked",
+    "finite",
+    "fresh",
+    "hidden_names",
+    "numpy",
+    "progress",
+    "restore",
+]
 
 
 def fresh(law: np.ndarray, scopes: tuple[int, ...]) -> Learned:
@@ -65,16 +76,37 @@ def checked(
     start = fresh(np.ones(k), scopes)
     said = start._asdict() | group
     said["progress"] = progress(said["progress"])
-    learned = Learned(*(numpy(said[name]) for name in Learned._fields))
-    for name, x, like in zip(Learned._fields, learned, start, strict=True):
-        if x.shape != like.shape or not (abs(x) < (LOST if name == "law" else np.inf)).all():
-            raise ValueError(
-                f"the saved state is damaged: {name!r} must be finite numbers of shape {like.shape}, those"
-                f" of a law below {LOST:g}, got {x.tolist()}"
-            )
+    most = dict.fromkeys(Learned._fields, np.inf) | {"law": LOST}
+    shapes = {name: like.shape for name, like in start._asdict().items()}
+    learned = Learned(*(finite(name, said[name], shapes[name], most[name]) for name in Learned._fields))
     if seed is not None and group.get("seed") is not None:
         seed = int(group["seed"])
     return books(learned, seed, skipped=int(group.get("skipped", 0)), draws=int(group.get("draws", 0)))
+
+
+def check_has(group: dict[str, Any], *names: str) -> None:
+    """Refuse a saved group that lacks one of these, with ValueError."""
+    if lacking := [name for name in names if name not in group]:
+        raise ValueError(f"the saved state is damaged: it has no {lacking[0]!r}")
+
+
+def finite(name: str, value: Any, shape: tuple[int, ...], most: float = np.inf) -> np.ndarray:
+    """What was saved under this name, numbers below `most` in size of this shape, as float64.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        found = np.asarray(numpy(value), dtype=np.float64)
+    except (TypeError, ValueError):  # texts, or lists of other lengths
+        found = np.array(np.nan)
+    if found.shape != shape or not (abs(found) < most).all():
+        below = f", below {most:g}" if most < np.inf else ""
+        raise ValueError(
+            f"the saved state is damaged: {name!r} must be finite numbers of shape {shape}{below},"
+            f" got {value}"
+        )
+    return found
 
 
 def progress(saved: ArrayLike | Tensor) -> np.ndarray:

@@ -16,7 +16,9 @@ from rllc.torch import float8, foreach, forloop, rules
 from rllc.torch.parts import Part
 from rllc.torch.passes import Passes
 
-__all__ = ["check", "check_rate", "chosen", "device_of", "fall_back", "has_triton"]
+__all__ = ["RATES", "check", "check_rate", "chosen", "device_of", "fall_back", "has_triton"]
+
+RATES = ("lr", "law_lr", "weight_decay")
 
 
 def _as_it_is(part: Part, plan: None) -> tuple[Part, None]:
@@ -66,7 +68,7 @@ def check(
         ValueError: a rate that makes no sense, another memory or scope than the optimizer's, foreach and
             fused both, or one of them where there is none; with the remedy.
     """
-    for name in ("lr", "law_lr", "weight_decay"):
+    for name in RATES:
         check_rate(name, group[name])
     for name in ("memory", "scope"):
         if group[name] != defaults[name]:
