@@ -157,7 +157,9 @@ class Propagator:
 
         P spans {a, Bᵀa, (Bᵀ)²a, ...}; from M_0 = 0 the memory is M = M_r Pᵀ at all times, so that the
         optimizer with r units and law Pᵀ L takes the same steps (mathematics.md, section 3(i)). r < k for
-        example for M(0.9) | M(0.9), whose two units are always equal.
+        example for M(0.9) | M(0.9), whose two units are always equal. Of units not written as blocks, the
+        directions that nearly equal eigenvalues make cannot be told from rounding: there r may depend on the
+        units, the steps do not.
 
         Raises:
             ValueError: a = 0, so that no gradient ever enters the memory.
