@@ -66,7 +66,7 @@ def change(k, seed, spread=2.0):
 
 
 def is_clear(rules):
-    """Whether columns (n, k), each in its own unit, have no direction so small that rounding passes for more."""
+    """Whether columns (n, k), each in its own unit, have no direction that is nearly as small as rounding."""
     size = np.abs(rules).max(0)
     values = np.linalg.svd(rules / np.where(size > 0, size, 1), compute_uv=False)
     return not ((values > 1e-13 * values[0]) & (values < 1e-3 * values[0])).any()
