@@ -70,7 +70,7 @@ class Averaging(torch.optim.Optimizer):
         try:
             for state, p in pairs:
                 shards.local(p).copy_(shards.local(state["average"]))
-            _copy(buffers, keeper["buffers"])
+            _copy(buffers, keeper.get("buffers", []))
             shards.exchanged(self._net, (p for _, p in pairs))
         except BaseException:
             with contextlib.suppress(RuntimeError):  # of a buffer that cannot be written
@@ -95,7 +95,7 @@ class Averaging(torch.optim.Optimizer):
         if _power(keeper) is None or not keeper["evaluating"]:
             return
         keeper["evaluating"] = False
-        _copy(self._buffers, keeper.pop("training_buffers"))
+        _copy(self._buffers, keeper.pop("training_buffers", []))
         shards.exchanged(self._net, (p for _, p in pairs))
 
     @contextlib.contextmanager
@@ -362,9 +362,9 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
             f"the saved state averages with power {theirs!r}, this optimizer with {ours!r}; build the"
             f" optimizer with average={theirs!r}"
         )
-    check_has(keeper, "averaged", "evaluating", "buffers")
-    if keeper["evaluating"]:
-        check_has(keeper, "training_buffers")
+    check_has(keeper, "averaged", "evaluating")
+    if buffers:  # of none there may be no list: torch.distributed.checkpoint leaves empty ones out
+        check_has(keeper, "buffers", *["training_buffers"] * bool(keeper["evaluating"]))
     finite("averaged", keeper["averaged"], ())
     for name in ("buffers", "training_buffers"):
         if name in keeper and [b.shape for b in keeper[name]] != [b.shape for b in buffers]:

@@ -249,12 +249,12 @@ class RLLC(Averaging):
         return loss
 
     def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        seed = self.param_groups[0]["seed"]
+        found = saved.checked(state["param_groups"][0], self.defaults, self._scopes(), self.memory.k, seed)
         for group in state["param_groups"]:
             saved.check_has(group, *selection.RATES, "maximize", "foreach")
             for name in selection.RATES:
                 selection.check_rate(name, group[name])
-        seed = self.param_groups[0]["seed"]
-        found = saved.checked(state["param_groups"][0], self.defaults, self._scopes(), self.memory.k, seed)
         shards.check_whole(state, params_of(self.param_groups), self._names)
         if self._rule:
             rules.check_hidden(self._rule, state, self.param_groups)
