@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -105,12 +105,11 @@ def given(g: Any, memory: Any) -> Any:
         ValueError: structure or shapes are not those of memory, or one of the two is complex.
     """
     check_alike("the gradient", g, "the parameters", memory)
-    paths = jax.tree_util.tree_leaves_with_path(g)
-    for (path, x), m in zip(paths, jax.tree.leaves(memory), strict=True):
+    for place, x, m in _beside(g, memory):
         if jnp.iscomplexobj(x) != jnp.iscomplexobj(m):
             raise ValueError(
                 f"the gradient is of {jnp.result_type(x)} where the parameter is of {jnp.result_type(m)}, at"
-                f" {jax.tree_util.keystr(path) or 'the root'}: make both real or both complex"
+                f" {place}: make both real or both complex"
             )
     return jax.tree.map(jnp.asarray, g)
 
@@ -122,13 +121,18 @@ def check_alike(name: str, tree: Any, other: str, reference: Any) -> None:
     # What a node says of itself may differ where the nodes are equal, and (Flax) the other way round.
     if own != wanted and str(own) != str(wanted):
         raise ValueError(f"{name} and {other} are trees of different structure: {own} and {wanted}")
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, x), y in zip(paths, jax.tree.leaves(reference), strict=True):
+    for place, x, y in _beside(tree, reference):
         if jnp.shape(x) != jnp.shape(y):
             raise ValueError(
-                f"{name} and {other} have different shapes at {jax.tree_util.keystr(path) or 'the root'}:"
-                f" {jnp.shape(x)} and {jnp.shape(y)}"
+                f"{name} and {other} have different shapes at {place}: {jnp.shape(x)} and {jnp.shape(y)}"
             )
+
+
+def _beside(tree: Any, reference: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Each leaf's place in words, the leaf, and that of a tree of the same structure."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, x), y in zip(paths, jax.tree.leaves(reference), strict=True):
+        yield jax.tree_util.keystr(path) or "the root", x, y
 
 
 def _real_dtype(x: jax.Array) -> Any:

@@ -70,7 +70,7 @@ class Averaging(torch.optim.Optimizer):
         try:
             for state, p in pairs:
                 shards.local(p).copy_(shards.local(state["average"]))
-            _copy(buffers, keeper.get("buffers", []))
+            _copy(buffers, keeper["buffers"])
             shards.exchanged(self._net, (p for _, p in pairs))
         except BaseException:
             with contextlib.suppress(RuntimeError):  # of a buffer that cannot be written
@@ -95,7 +95,7 @@ class Averaging(torch.optim.Optimizer):
         if _power(keeper) is None or not keeper["evaluating"]:
             return
         keeper["evaluating"] = False
-        _copy(self._buffers, keeper.pop("training_buffers", []))
+        _copy(self._buffers, keeper.pop("training_buffers"))
         shards.exchanged(self._net, (p for _, p in pairs))
 
     @contextlib.contextmanager
@@ -308,10 +308,10 @@ class Averaging(torch.optim.Optimizer):
             for p, state in self.state.items():
                 self._begin_average(p, state)
         keeper["averaged"] = int(keeper["averaged"])
-        for name in ("buffers", "training_buffers"):
-            if name in keeper:
-                pairs = zip(keeper[name], self._buffers, strict=True)
-                keeper[name] = [kept.to(b.device, copy=True) for kept, b in pairs]
+        for name in _lists(keeper):
+            # Empty lists are what torch.distributed.checkpoint leaves out.
+            pairs = zip(keeper.get(name, []), self._buffers, strict=True)
+            keeper[name] = [kept.to(b.device, copy=True) for kept, b in pairs]
         for number, p in numbered(saved, self.param_groups):
             kept = saved["state"].get(number, {}).get("average")
             if kept is not None:
@@ -348,6 +348,11 @@ def _books(power: float, buffers: Sequence[Tensor]) -> dict[str, Any]:
     }
 
 
+def _lists(keeper: dict[str, Any]) -> tuple[str, ...]:
+    """Under which names the books have numbers of each buffer."""
+    return ("buffers", "training_buffers") if keeper["evaluating"] else ("buffers",)
+
+
 def _started(b: Tensor) -> Tensor:
     return b.detach().clone().to(wide_dtype(b))
 
@@ -363,8 +368,8 @@ def _check_saved(saved: dict[str, Any], ours: float | None, buffers: Sequence[Te
             f" optimizer with average={theirs!r}"
         )
     check_has(keeper, "averaged", "evaluating")
-    if buffers:  # of none there may be no list: torch.distributed.checkpoint leaves empty ones out
-        check_has(keeper, "buffers", *["training_buffers"] * bool(keeper["evaluating"]))
+    if buffers:  # the list of none may be missing
+        check_has(keeper, *_lists(keeper))
     finite("averaged", keeper["averaged"], ())
     for name in ("buffers", "training_buffers"):
         if name in keeper and [b.shape for b in keeper[name]] != [b.shape for b in buffers]:
