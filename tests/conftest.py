@@ -12,6 +12,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_parallel_codegen_split_count=1"
 )
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # nobody reads where in Python it comes from
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tensors here are tiny: threads only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

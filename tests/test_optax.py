@@ -417,7 +417,7 @@ def test_thirty_thousand_float32_steps_do_not_drift(float32):
     memory = np.stack([np.asarray(m, np.float64) for m in state.memory], axis=1)
     x = reference.gramian_ridge(p, GramianRidge().eps)(memory, np.asarray(g, np.float64))
     # The law is stored in float32: compare the change that one step makes with a large rate.
-    _, after = scale_by_rllc("M(0.99) + M(0)", 1.0).update(g, state)
+    _, after = jax.jit(scale_by_rllc("M(0.99) + M(0)", 1.0).update)(g, state)
     np.testing.assert_allclose(after.law - state.law, x, atol=1e-5)
 
 
@@ -703,8 +703,12 @@ def test_an_optax_transformation_is_no_memory_until_it_is_a_unit():
 @pytest.mark.parametrize("memory", ["M(0.9) + M(0)", Adam()], ids=str)
 def test_jax_at_its_strictest(float32, memory):
     tx, params = rllc(memory, 0.1, 0.1, axis_name=None), {"w": jnp.ones(3)}
+
+    def traced():  # which is when JAX looks at ranks and dtypes
+        jax.eval_shape(lambda params: tx.update(params, tx.init(params), params), params)
+
     with jax.numpy_rank_promotion("raise"):
-        tx.update(params, tx.init(params), params)
+        traced()
     if isinstance(memory, str):  # optax's Adam itself fails
         with jax.numpy_dtype_promotion("strict"):
-            tx.update(params, tx.init(params), params)
+            traced()

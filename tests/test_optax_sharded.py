@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from rllc.optax import rllc, scale_by_rllc
 
 MEMORY = "M(0.9) + M_2(0.6)"
-STEPS = 50
+STEPS = 20
 SPECS = {"scale": P("y"), "in": P("y", "x"), "hidden": P("x"), "out": P("x", None), "bias": P()}
 DATA = P(None, "y")  # examples are whole, their 8 features are cut
 RNG = np.random.default_rng(0)
@@ -29,7 +29,7 @@ PARAMS = {
     "out": RNG.normal(size=(16, 3)) / 4,
     "bias": np.zeros(3),
 }
-# A sum over shards is taken in another order: a few roundings, which the pseudo-inverse (eps 1e-3) and fifty
+# A sum over shards is taken in another order: a few roundings, which the pseudo-inverse (eps 1e-3) and twenty
 # steps of training may make a thousand times larger.
 TOLERANCE = {True: 1e-12, False: 2e-4}
 

@@ -12,11 +12,9 @@ Sources: arXiv 2402.15262, sections 4 and 5, as corrected in docs/mathematics.md
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import numbers
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -352,9 +350,8 @@ def jordan_blocks(p: Propagator) -> list[tuple[complex, int]] | None:
 
 def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
     """The union of M_m (for a float) and CM_m (for a complex) that `jordan_blocks` reads back."""
-    return functools.reduce(
-        operator.or_, (CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks)
-    )
+    parts = [CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks]
+    return Propagator(scipy.linalg.block_diag(*(p.B for p in parts)), np.concatenate([p.a for p in parts]))
 
 
 def upper(z: complex) -> complex:
@@ -450,6 +447,8 @@ def _components(B: Array) -> Iterator[Array]:
 
 def _eigenvalues(B: Array) -> NDArray[np.complex128]:
     """Eigenvalues of B; block triangular structure is used, so that those of M_m(β) are exactly β."""
+    if not np.tril(B, -1).any():  # of all unions of M_m, for which there is no need to look
+        return np.diag(B)
     return np.concatenate([np.linalg.eigvals(block) for block in _components(B)])
 
 

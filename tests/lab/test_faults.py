@@ -427,7 +427,7 @@ def test_a_diverged_run_is_recorded_as_such_and_never_chosen(tmp_path):
 # `rllc run` as it is, with worker processes
 
 
-FEW = ("--tasks", "digits-mlp", "--optimizers", "sgd", "--seeds", "2", "--steps", "400")
+FEW = ("--tasks", "digits-mlp", "--optimizers", "sgd", "--seeds", "2", "--steps", "200")
 
 
 def command(out, *more, name="first", **environment):

@@ -6,7 +6,7 @@ rows(study, records)           a Row for each task and optimizer of which there 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rllc.lab.cells import points_for
@@ -92,7 +92,8 @@ def rows(study: Study, records: Sequence[Record]) -> dict[tuple[str, str], Row]:
     """
     found, records = {}, on_same_data(records)
     for task in study.tasks:
-        tried = {optimizer: _tried(study.trials(optimizer), task, records) for optimizer in study.optimizers}
+        made = _by_setting(record for record in records if record.cell.task.name == task)
+        tried = {optimizer: _tried(study.trials(optimizer), made) for optimizer in study.optimizers}
         lengths = [r.cell.steps for ours in tried.values() for r in ours if _is_in_full(r)]
         steps = full_length(lengths, study.steps or TASKS[task].steps)
         for optimizer, ours in tried.items():
@@ -107,11 +108,17 @@ def steps_of(records: Sequence[Record]) -> int:
     return max((record.cell.steps for record in records), default=0)
 
 
-def _tried(settings: tuple[Setting, ...], task: str, records: Sequence[Record]) -> list[Record]:
-    """The records of these settings on the task, in the settings' order, then by seed."""
-    order = {setting: place for place, setting in enumerate(settings)}
-    ours = [r for r in records if r.cell.task.name == task and r.cell.setting in order]
-    return sorted(ours, key=lambda record: (order[record.cell.setting], record.cell.seed))
+def _by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
+    """The records of each setting, by seed."""
+    found: dict[Setting, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.cell.seed):
+        found.setdefault(record.cell.setting, []).append(record)
+    return found
+
+
+def _tried(settings: tuple[Setting, ...], made: dict[Setting, list[Record]]) -> list[Record]:
+    """The records of these settings, in the settings' order, then by seed."""
+    return [record for setting in dict.fromkeys(settings) for record in made.get(setting, ())]
 
 
 def _is_in_full(record: Record) -> bool:

@@ -70,7 +70,7 @@ def _sensitivities(method: Method, theta: Params, n: int) -> np.ndarray:
         return method.step(state, jax.tree.map(lambda x: x[-1], points))[0]
 
     u = optax.tree.random_like(jax.random.key(0), theta)
-    (by_point,) = jax.vjp(last, history)[1](u)
+    by_point = jax.jit(lambda points, u: jax.vjp(last, points)[1](u)[0])(history, u)
     # In float64 and divided before they are squared, because squares underflow first.
     rows = [np.asarray(x, np.float64).reshape(n + 1, -1) for x in jax.tree.leaves(by_point)]
     largest = np.max([abs(row).max(1) for row in rows], axis=0)
