@@ -28,7 +28,7 @@ from hypothesis import settings
 # Modules that take long begin first, so that no process is left with one at the end; of those that start many
 # processes the first beside others that start none.
 LONG = (
-    *("test_cluster", "test_agreement", "test_optax", "test_optax_rules", "test_optax_sharded"),
+    *("test_cluster", "test_optax", "test_agreement", "test_optax_rules", "test_optax_sharded"),
     *("test_torch_scale", "test_faults", "test_torch", "test_examples", "test_readme", "test_torch_faults"),
     "test_compare",
 )

@@ -26,7 +26,7 @@ from rllc.memory import Adam, Deviation, MemoryRule, union
 from rllc.torch import RLLC
 
 MEMORY = "M(0.9) + M_2(0.6)"
-STEPS = 20
+STEPS = 10
 MANY = 50  # of the plainest cases, which say how well processes agree
 X = torch.randn(32, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.sin(X[:, :1]) + X[:, 1:2] * X[:, 2:3]
