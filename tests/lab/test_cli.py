@@ -116,6 +116,14 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+def test_output_that_is_closed_is_no_error():
+    code = "import sys; from rllc.lab.cli import main; sys.exit(main(['show', 'M(0.9)']))"
+    ask = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", code]
+    done = subprocess.run(ask, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("ask", [["--help"], ["show", "M(0.9)"], ["runs", "list", "{runs}"]])
 def test_a_full_disk_is_one_line(tmp_path, ask):

@@ -62,6 +62,9 @@ The paper's evidence:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line given, or the process's own; returns the exit code."""
+    for name in ("stdout", "stderr"):  # None where the shell has closed it, as with >&-
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if lacking:
         return _fail(f"{', '.join(lacking)} not installed; pip install 'rllc[lab]'", 2)
