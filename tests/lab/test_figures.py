@@ -13,7 +13,7 @@ from rllc.lab.evidence.drawing import colours, spread, unit_names
 from rllc.lab.evidence.figures import comparison
 from rllc.lab.optimizers import DEFAULTS, PAPER
 from rllc.lab.selection import Row
-from rllc.lab.settings import SGD
+from rllc.lab.settings import RLLC_ADAMW, SGD
 from rllc.notation import parse
 
 
@@ -70,11 +70,12 @@ def test_laws_go_on_in_a_second_row_of_panels(count):
     assert axes[-1].get_title(loc="left") == f"law of {memories[-1]}"
 
 
-def test_colours_differ_and_baselines_keep_theirs():
+def test_colours_differ_and_some_keep_theirs():
     assert len(set(colours(PAPER).values())) == len(PAPER)
     chosen = colours(DEFAULTS)
     assert len({to_rgb(colour) for colour in chosen.values()}) == len(DEFAULTS)
-    assert colours(["M(0.5)", "Adam"])["Adam"] == chosen["Adam"]
+    others = colours(["M(0.5)", "Adam", RLLC_ADAMW])
+    assert all(others[name] == chosen[name] for name in ("Adam", RLLC_ADAMW))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from scipy.optimize import isotonic_regression
 from rllc.lab.errors import Refused
 from rllc.lab.files import output
 from rllc.lab.selection import Row
+from rllc.lab.settings import RLLC_ADAMW
 from rllc.notation import parse
 
 __all__ = [
@@ -37,9 +38,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's colours and three more: as many as the paper has optimizers. Baselines are always these;
+# Okabe and Ito's colours and three more: as many as the paper has optimizers. Some always have the same;
 # memories take the others in order.
-BASELINES = {"SGD": "#8A8A8A", "momentum SGD": "#56B4E9", "Adam": "#000000"}
+ALWAYS = {"SGD": "#8A8A8A", "momentum SGD": "#56B4E9", "Adam": "#000000", RLLC_ADAMW: "#882255"}
 MEMORIES = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#6A4C93", "#7F5539", "#882255")
 UNITS = ("-", "--", ":", "-.")
 INK, FAINT = "#222222", "#DDDDDD"
@@ -47,9 +48,10 @@ LEADER = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relp
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each optimizer, baselines always the same."""
-    rest = itertools.cycle(MEMORIES)
-    return {name: BASELINES.get(name) or next(rest) for name in names}
+    """A colour for each optimizer, baselines and RLLC-AdamW always the same."""
+    own = {name: ALWAYS[name] for name in names if name in ALWAYS}
+    rest = itertools.cycle(colour for colour in MEMORIES if colour not in own.values())
+    return {name: own.get(name) or next(rest) for name in names}
 
 
 def unit_names(memory: str, k: int) -> list[str]:
