@@ -709,6 +709,5 @@ def test_jax_at_its_strictest(float32, memory):
 
     with jax.numpy_rank_promotion("raise"):
         traced()
-    if isinstance(memory, str):  # optax's Adam itself fails
-        with jax.numpy_dtype_promotion("strict"):
-            traced()
+    with jax.numpy_dtype_promotion("strict"):
+        traced()
