@@ -99,7 +99,7 @@ class Propagator:
             raise TypeError(f"a union is of two propagators, got {other!r}; rllc.parse makes one of a text")
         if not isinstance(other, Propagator):
             return NotImplemented
-        return Propagator(scipy.linalg.block_diag(self.B, other.B), np.concatenate([self.a, other.a]))
+        return _union([self, other])
 
     def change_basis(self, Q: ArrayLike) -> Propagator:
         """The propagator of the units M Q: (Q⁻¹ B Q, Qᵀ a) (Theorem 5.2, corrected).
@@ -350,7 +350,10 @@ def jordan_blocks(p: Propagator) -> list[tuple[complex, int]] | None:
 
 def union_of_blocks(blocks: Iterable[tuple[complex, int]]) -> Propagator:
     """The union of M_m (for a float) and CM_m (for a complex) that `jordan_blocks` reads back."""
-    parts = [CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks]
+    return _union([CM(z, m) if isinstance(z, complex) else M(z, m) for z, m in blocks])
+
+
+def _union(parts: Sequence[Propagator]) -> Propagator:
     return Propagator(scipy.linalg.block_diag(*(p.B for p in parts)), np.concatenate([p.a for p in parts]))
 
 

@@ -193,8 +193,9 @@ def test_adaptive_corrections_are_factors_times_the_gradient_of_the_perturbed_no
         return [form.terms(grad, form.stationary(), x).correction for form in (adam, lion)]
 
     of_adam, of_lion = corrections(theta)
-    R = np.sqrt(grad(theta) ** 2 + 0.3)
-    share = grad(theta) ** 2 / R**2
+    g = grad(theta)
+    R = np.sqrt(g**2 + 0.3)
+    share = g**2 / R**2
     close(of_adam, (9 - 0.97 / 0.03 * share) / R * norm)
     # Lion's is Adam's with one delay for numerator and denominator
     close(of_lion, 0.9 / 0.05 * (1 - share) / R * norm)
